@@ -1,0 +1,270 @@
+"""Files that jobs hand to one another: written whole or not at all, each with its provenance and a checksum that readers verify.
+
+The checksum lies inside the file it protects, as `stagepipe-sha256:<64 hex digits>` in the format's own metadata: the SHA-256 of the
+file with those digits set to zero. So a table or a weights file can be copied or mailed alone and is still checked when read.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stagepipe.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARK = b"stagepipe-sha256:"
+BLOCK = 1 << 20
+VERSIONED = ("stagepipe", "torch", "segmentation-models-pytorch", "albumentations", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact comes from."""
+
+    part: str = ""
+    """SHA-256 of the part of the recipe that made it"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """checksum of each input artefact, by file name relative to the results"""
+    code: str = ""
+    """fingerprint of the code that made it"""
+    seed: int = 0
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; at success flush it to disk and rename it, at failure remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes files private; artefacts follow the user's umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(source: Path | str, target: Path | str) -> None:
+    """Make `source` appear whole at `target` too, without a second copy on disk where the file system can."""
+    with atomic(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------------ checksum
+
+
+def _digits(path: Path) -> int:
+    """Position of the checksum's digits in the file's own metadata; ArtefactError if there are none."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":  # Parquet: the metadata, its length and PAR1 end the file
+            file.seek(max(0, size - 8))
+            length = min(int.from_bytes(file.read(4), "little"), max(0, size - 8))
+            start = max(0, size - 8 - length)
+        else:  # safetensors: the metadata's length and the metadata start the file
+            file.seek(0)
+            start, length = 8, min(int.from_bytes(file.read(8), "little"), size)
+        file.seek(start)
+        position = file.read(length).find(MARK)
+    if position < 0:
+        raise ArtefactError(f"{path}: holds no checksum of its own (damaged); delete it and run again")
+    return start + position + len(MARK)
+
+
+def _digest(path: Path, digits: int) -> str:
+    """SHA-256 of the file with the 64 digits set to zero, read in blocks so that a large file takes no memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(min(BLOCK, digits - file.tell())):
+            digest.update(block)
+        digest.update(b"0" * 64)
+        file.seek(64, os.SEEK_CUR)
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _seal(path: Path) -> None:
+    """Set the checksum of a file whose digits are zeros."""
+    digits = _digits(path)
+    checksum = _digest(path, digits)
+    with path.open("rb+") as file:
+        file.seek(digits)
+        file.write(checksum.encode())
+
+
+def verify(path: Path | str) -> str:
+    """Return the checksum of an artefact; ArtefactError names the file if a single bit of it has changed."""
+    path = Path(path)
+    if not path.exists():
+        raise ArtefactError(f"{path}: is missing; run snakemake again to make it")
+    digits = _digits(path)
+    with path.open("rb") as file:
+        file.seek(digits)
+        stored = file.read(64)
+    if stored != _digest(path, digits).encode():
+        raise ArtefactError(f"{path}: does not match its own checksum (damaged or edited); delete it and run again")
+    return stored.decode()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _described(provenance: Provenance) -> dict[str, str]:
+    text = json.dumps(asdict(provenance) | {"versions": _versions()}, sort_keys=True)
+    return {"stagepipe": text, "checksum": MARK.decode() + "0" * 64}
+
+
+def metadata(path: Path | str) -> dict[str, Any]:
+    """Provenance of an artefact (part, inputs, code, seed, versions), read without verifying the whole file."""
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            return json.loads(header["__metadata__"]["stagepipe"])
+        return json.loads(pq.read_metadata(path).metadata[b"stagepipe"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise ArtefactError(f"{path}: holds no readable provenance ({error}); delete it and run again") from error
+
+
+# -------------------------------------------------------------------------------------------------------------------- tables
+
+
+class TableWriter:
+    """Write a table a row group at a time; the file appears whole when the block ends without an error."""
+
+    def __init__(self, path: Path | str, schema: pa.Schema, provenance: Provenance | None = None) -> None:
+        self._schema = schema
+        self._provenance = provenance or Provenance()
+        self._atomic = atomic(path)
+
+    def __enter__(self) -> Self:
+        self._temporary = self._atomic.__enter__()
+        # Without the Arrow schema the metadata stands in the file once, which the checksum needs.
+        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", store_schema=False)
+        return self
+
+    def write(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Append rows of the declared schema as one row group."""
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        self._writer.write_table(table.cast(self._schema), row_group_size=max(1, table.num_rows))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.add_key_value_metadata(_described(self._provenance))
+        self._writer.close()
+        if kind is None:
+            _seal(self._temporary)
+        self._atomic.__exit__(kind, error, trace)
+
+
+def write_table(
+    path: Path | str, table: pa.Table, provenance: Provenance | None = None, row_group_rows: int = 65536
+) -> None:
+    """Write a whole table, `row_group_rows` rows a row group."""
+    with TableWriter(path, table.schema, provenance) as writer:
+        for start in range(0, table.num_rows, row_group_rows):
+            writer.write(table.slice(start, row_group_rows))
+
+
+def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a verified table. ArtefactError names a file that is damaged or lacks a column."""
+    with _open_table(path, columns) as file:
+        return file.read(columns=columns)
+
+
+def iterate_table(path: Path | str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the row groups of a verified table, one record batch each."""
+    with _open_table(path, columns) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=columns).combine_chunks()
+            yield from table.to_batches()
+
+
+def _open_table(path: Path | str, columns: Sequence[str] | None) -> pq.ParquetFile:
+    verify(path)
+    file = pq.ParquetFile(path)
+    missing = set(columns or ()) - set(file.schema_arrow.names)
+    if missing:
+        raise ArtefactError(f"{path}: lacks the columns {sorted(missing)}; delete it and run again")
+    return file
+
+
+# ------------------------------------------------------------------------------------------------------------------- weights
+
+
+def save_weights(
+    path: Path | str, members: dict[str, dict[str, "Tensor"]], provenance: Provenance | None = None
+) -> None:
+    """Write named sets of weights to one safetensors file, tensors named `<member>/<parameter>`."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{member}/{name}": tensor.detach().cpu().contiguous().clone()
+        for member, weights in members.items()
+        for name, tensor in weights.items()
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata=_described(provenance or Provenance()))
+        _seal(temporary)
+
+
+def load_weights(path: Path | str, member: str) -> dict[str, "Tensor"]:
+    """Read one member's verified weights; ArtefactError names a damaged file or the members it does hold."""
+    from safetensors import safe_open
+
+    verify(path)
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        weights = {
+            name.removeprefix(f"{member}/"): file.get_tensor(name) for name in names if name.startswith(f"{member}/")
+        }
+    if not weights:
+        held = sorted({name.split("/")[0] for name in names})
+        raise ArtefactError(f"{path}: holds no member {member!r}, only {held}; delete it and run again")
+    return weights

@@ -1,0 +1,35 @@
+"""The raw layouts by the name that a recipe gives them. A new one is a module like `folder` and a line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagepipe.data import folder, tgs
+from stagepipe.data.raw import Format, Scan
+from stagepipe.errors import DataError
+
+if TYPE_CHECKING:
+    from stagepipe.recipe.model import Dataset
+
+FORMATS: dict[str, Format] = {
+    "tgs": tgs.FORMAT,
+    "folder": folder.FORMAT,
+    "synthetic": tgs.FORMAT,  # the generator writes that layout
+}
+
+
+def layout(dataset: Dataset, root: Path) -> Format:
+    """The format of a dataset; DataError says what it expects if the root or a folder is missing."""
+    chosen = FORMATS[dataset.format]
+    missing = [name for name in chosen.required if not (root / name).is_dir()]
+    if missing:
+        found = "does not exist" if not root.is_dir() else f"has no folder {missing[0]}"
+        expected = ", ".join([f"{name}/" for name in chosen.folders] + list(chosen.tables))
+        raise DataError(f"dataset.root: {root} {found}; the {dataset.format} format expects there {expected}")
+    return chosen
+
+
+def scan(dataset: Dataset, root: Path) -> Scan:
+    """List the samples of a dataset and the faults of its names and CSV files; no image is opened."""
+    return layout(dataset, root).scan(dataset, root)

@@ -1,0 +1,183 @@
+"""What a training phase reads: which rows, in which order, augmented by keyed random numbers, as uint8 batches."""
+
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from stagepipe import rle, seeding
+from stagepipe.artefacts import read_table
+from stagepipe.augment import Augmentation
+from stagepipe.data.store import PixelStore
+from stagepipe.errors import DataError, TrainingError
+from stagepipe.recipe.model import Sampler
+from stagepipe.recipe.parts import TrainPart
+
+VALIDATION_FOLD_OF_SHARED = 0
+"""A phase shared by all folds is watched on this fold's labels; it trains on no label."""
+
+
+class Item(NamedTuple):
+    """One training sample: a row of the samples table, and its pseudolabel's runs if the mask is not a label."""
+
+    row: int
+    runs: tuple[np.ndarray, np.ndarray] | None
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a phase trains and validates on."""
+
+    training: list[Item]
+    validation: list[int]
+    """rows of the samples table"""
+
+
+def select(part: TrainPart, samples: pa.Table, folds: Path, pseudolabels: Path | None) -> Selection:
+    """Rows for one phase and fold. DataError if nothing is left to train or validate on."""
+    row_of = {sample_id: row for row, sample_id in enumerate(samples["sample_id"].to_pylist())}
+    black = samples["black"].to_pylist()
+    empty = samples["empty"].to_pylist()
+    split = read_table(folds)
+    held_out = VALIDATION_FOLD_OF_SHARED if part.fold == "shared" else int(part.fold)
+    training: list[Item] = []
+    validation: list[int] = []
+    for sample_id, fold, always in zip(*(split[name].to_pylist() for name in split.column_names), strict=True):
+        row = row_of[sample_id]
+        if part.phase.exclude_black and black[row]:
+            continue
+        if not always and fold == held_out:
+            validation.append(row)
+        elif part.phase.data != "pseudolabels":
+            training.append(Item(row, None, bool(empty[row])))
+    if part.phase.data != "labels":
+        assert pseudolabels is not None
+        candidates = _pseudolabelled(part, read_table(pseudolabels), row_of)
+        training += [item for item in candidates if not (part.phase.exclude_black and black[item.row])]
+    if part.phase.exclude_empty:
+        training = [item for item in training if not item.empty]
+    if not training or not validation:
+        raise DataError(
+            f"{part.stage}/{part.run}/{part.phase.name}, fold {part.fold}: {len(training)} samples to train on and "
+            f"{len(validation)} to validate on; loosen the pseudolabels' rule or give fewer folds"
+        )
+    return Selection(training, validation)
+
+
+def _pseudolabelled(part: TrainPart, table: pa.Table, row_of: dict[str, int]) -> Iterator[Item]:
+    for row in table.to_pylist():
+        if part.fold == "shared" or int(part.fold) in row["folds"]:
+            values = np.asarray(row["values"], np.uint8)
+            runs = np.asarray(row["lengths"], np.int32), values
+            yield Item(row_of[row["sample_id"]], runs, not values.any())
+
+
+def epoch_order(sampler: Sampler, empty: np.ndarray, key: tuple[str | int, ...]) -> np.ndarray:
+    """Positions of the items of one epoch, in order; `key` says which epoch of which phase it is."""
+    random = seeding.generator("order", *key)
+    count = len(empty)
+    if sampler.replacement:
+        return random.integers(0, count, max(1, round(count * sampler.replacement.passes)))
+    if sampler.balanced:
+        positives = round(count * sampler.balanced.positive)
+        chosen = [
+            _draw(np.flatnonzero(~empty), positives, random),
+            _draw(np.flatnonzero(empty), count - positives, random),
+        ]
+        return random.permutation(np.concatenate(chosen))
+    return random.permutation(count)
+
+
+def _draw(candidates: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` candidates without replacement, going round anew when there are fewer."""
+    if not len(candidates):
+        return candidates
+    rounds = -(-count // len(candidates))
+    return np.concatenate([random.permutation(candidates) for _ in range(max(1, rounds))])[:count]
+
+
+class TrainingSamples(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """Augmented (image uint8 [H, W, K], mask uint8 [H, W]), addressed by (epoch, position in the epoch, item)."""
+
+    def __init__(
+        self, items: Sequence[Item], store: PixelStore, augmentation: Augmentation, key: tuple[str | int, ...]
+    ) -> None:
+        self._items = items
+        self._store = store
+        self._augmentation = augmentation
+        self._key = key
+
+    def __getitem__(self, address: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        epoch, position, index = address
+        item = self._items[index]
+        image = self._store.image(item.row)
+        mask = self._store.mask(item.row) if item.runs is None else rle.decode_runs(*item.runs, *image.shape[:2])
+        # Position and item: a sample drawn twice in an epoch is augmented differently each time.
+        return self._augmentation.apply(image, mask, seeding.key("augment", *self._key, epoch, position, index))
+
+
+def collate(samples: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 images [B, H, W, K] and masks [B, H, W]. TrainingError if the sizes in the batch differ."""
+    sizes = {image.shape for image, _ in samples}
+    if len(sizes) > 1:
+        raise TrainingError(f"a batch holds images of sizes {sorted(sizes)}; add a Resize or a crop to `augment`")
+    images, masks = (np.stack(arrays) for arrays in zip(*samples, strict=True))
+    return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def _quiet_worker(_: int) -> None:
+    """Loader workers use one thread, and leave signals to the training process, which saves its state first."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class EpochOrders:
+    """Which items make up each batch of each epoch."""
+
+    sampler: Sampler
+    empty: np.ndarray
+    batch: int
+    key: tuple[str | int, ...]
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int, int]]]:
+        """Addresses of an epoch in full batches; what is left over waits for another epoch, as shapes stay static."""
+        order = epoch_order(self.sampler, self.empty, (*self.key, epoch))
+        size = min(self.batch, len(order))
+        addresses = [(epoch, position, int(index)) for position, index in enumerate(order)]
+        return [addresses[start : start + size] for start in range(0, len(order) - size + 1, size)]
+
+
+def batches(
+    samples: TrainingSamples, orders: EpochOrders, start: tuple[int, int], end: int, workers: int, pin: bool
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+    """Batches from (epoch, step) `start` to before epoch `end`, without a break between epochs.
+
+    One pass of the loader covers all of them, so workers start once and the next epoch's first batches are ready when it begins.
+    """
+    epoch, step = start
+    addresses = (
+        batch for number in range(epoch, end) for batch in orders.batches(number)[step if number == epoch else 0 :]
+    )
+    loader: DataLoader[tuple[torch.Tensor, torch.Tensor]] = DataLoader(
+        samples,
+        batch_sampler=addresses,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_quiet_worker,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+    # As a generator that its caller closes: the loader's workers ignore SIGTERM, so they must be let go before the process ends.
+    yield from loader

@@ -1,0 +1,226 @@
+"""Losses over logits, each a plain function, and their weighted sum. All of them compute in float32.
+
+A network with one channel of logits has a sigmoid and a target of 0..1, which may be soft after resizing; one with
+several has a softmax and a target of class indices, and pixels whose target is `ignore_index` have no part in the loss
+and get no gradient. Nothing here makes the host wait for the device.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stagepipe.errors import RecipeError
+from stagepipe.recipe.model import SIGMOID_LOSSES, SOFTMAX_LOSSES, LossTerm
+
+
+def total_loss(
+    terms: Mapping[str, LossTerm], logits: Tensor, target: Tensor, ignore_index: int | None = None
+) -> Tensor:
+    """Sum of weight times loss over the terms of a recipe, a scalar of float32 (float64 for logits of float64).
+
+    logits: [B, C, H, W], any float dtype. target: [B, H, W], float in 0..1 for one channel, class index for several.
+    Raises RecipeError for a loss that doesn't fit the number of channels or an argument that the loss doesn't take.
+    """
+    for name, term in terms.items():
+        _check(name, term, logits.shape[1])
+    with torch.autocast(logits.device.type, enabled=False):
+        # Half precision sums 16,384 pixels with an error of several pixels.
+        full = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = [
+            term.weight * LOSSES[name](full, target, ignore_index, **term.arguments) for name, term in terms.items()
+        ]
+        return torch.stack(losses).sum()
+
+
+def _check(name: str, term: LossTerm, channels: int) -> None:
+    if channels == 1 and name in SOFTMAX_LOSSES:
+        raise RecipeError(f"loss: {name} needs several classes and there is one; write bce or lovasz_hinge instead")
+    if channels > 1 and name in SIGMOID_LOSSES:
+        raise RecipeError(
+            f"loss: {name} needs a single class and there are {channels}; write cross_entropy or lovasz_softmax instead"
+        )
+    unknown = set(term.arguments) - set(ARGUMENTS[name])
+    if unknown:
+        known = ", ".join(ARGUMENTS[name]) or "none"
+        raise RecipeError(f"loss: {name} has no argument {min(unknown)}; its arguments are: {known}")
+
+
+# ------------------------------------------------------------------------------------------------------------ per pixel
+
+
+def bce(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """Binary cross entropy, mean over pixels: max(x, 0) - x y + log(1 + exp(-|x|)).
+
+    Computed from logits, so it goes on where the form on probabilities clipped to 1e-7 (Keras) ends at 16.1 and has
+    no gradient.
+    """
+    return F.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype))
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """-log p of the true class, mean over the pixels that count; 0 if there are none."""
+    log_probability, valid = _log_probability(logits, target, ignore_index)
+    return _mean(-log_probability, valid)
+
+
+def focal(logits: Tensor, target: Tensor, ignore_index: int | None = None, *, gamma: float = 2.0) -> Tensor:
+    """-(1 - p)^gamma log p, mean over the pixels that count; p is the probability of the truth (Lin et al. 2017).
+
+    There is no class weight alpha. For a soft target y of a single class p is y s + (1 - y) (1 - s), s the sigmoid.
+    """
+    log_probability, valid = _log_probability(logits, target, ignore_index)
+    # Where p rounds to 1 the gradient of a power below 1 would be infinite.
+    complement = -torch.expm1(log_probability.clamp(max=-1e-12))
+    return _mean(-(complement**gamma) * log_probability, valid)
+
+
+def _log_probability(logits: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Logarithm of the probability that the truth has, and which pixels count, both [B, H, W]."""
+    if logits.shape[1] == 1:
+        truth, logit = target.to(logits.dtype).clamp(0, 1), logits[:, 0]  # interpolation may end a rounding above 1
+        foreground, background = truth.log() + F.logsigmoid(logit), (-truth).log1p() + F.logsigmoid(-logit)
+        return torch.logaddexp(foreground, background), torch.ones_like(truth)
+    valid = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    index = torch.where(valid, target, 0).long().unsqueeze(1)
+    return logits.log_softmax(dim=1).gather(1, index).squeeze(1), valid.to(logits.dtype)
+
+
+def _mean(loss: Tensor, valid: Tensor) -> Tensor:
+    return (loss * valid).sum() / valid.sum().clamp(min=1)
+
+
+# -------------------------------------------------------------------------------------------------------------- overlap
+
+
+def dice(logits: Tensor, target: Tensor, ignore_index: int | None = None, *, smooth: float = 1.0) -> Tensor:
+    """1 - (2 sum(y p) + smooth) / (sum y + sum p + smooth), sums over the whole batch; mean over classes."""
+    probability, truth = _probability_and_truth(logits, target, ignore_index)
+    return _dice((probability * truth).sum((0, 2)), probability.sum((0, 2)) + truth.sum((0, 2)), smooth)
+
+
+def dice_per_image(logits: Tensor, target: Tensor, ignore_index: int | None = None, *, smooth: float = 1.0) -> Tensor:
+    """`dice` with the sums over each image; mean over images and classes."""
+    probability, truth = _probability_and_truth(logits, target, ignore_index)
+    return _dice((probability * truth).sum(2), probability.sum(2) + truth.sum(2), smooth)
+
+
+def _dice(intersection: Tensor, total: Tensor, smooth: float) -> Tensor:
+    return (1 - (2 * intersection + smooth) / (total + smooth)).mean()
+
+
+def jaccard(logits: Tensor, target: Tensor, ignore_index: int | None = None, *, smooth: float = 1.0) -> Tensor:
+    """1 - (I + smooth) / (U + smooth), I = sum(y p), U = sum y + sum p - I, over the whole batch; mean over classes."""
+    probability, truth = _probability_and_truth(logits, target, ignore_index)
+    intersection = (probability * truth).sum((0, 2))
+    union = probability.sum((0, 2)) + truth.sum((0, 2)) - intersection
+    return (1 - (intersection + smooth) / (union + smooth)).mean()
+
+
+def _probability_and_truth(logits: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Probabilities and target or one-hot target, both [B, C, pixels]; 0 in both where a pixel doesn't count."""
+    channels = logits.shape[1]
+    if channels == 1:
+        return logits.sigmoid().flatten(2), target.to(logits.dtype).flatten(1).unsqueeze(1)
+    index = target.flatten(1).unsqueeze(1)
+    truth = index == torch.arange(channels, device=logits.device)[:, None]
+    probability = logits.softmax(dim=1).flatten(2)
+    if ignore_index is not None:
+        valid = index != ignore_index
+        probability, truth = probability * valid, truth & valid
+    return probability, truth.to(logits.dtype)
+
+
+# --------------------------------------------------------------------------------------------------------------- Lovasz
+
+
+def lovasz_hinge(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """Lovasz hinge (Berman et al. 2018, algorithm 1) of each image, mean over images: sum of relu(e) g.
+
+    e = 1 - x (2 y - 1) are the errors; g, without gradient, the slope of the Jaccard loss at their order. On an empty
+    mask only the pixel with the highest logit has a gradient.
+    """
+    errors, weights = _hinge(logits, target)
+    return (F.relu(errors) * weights).sum(dim=1).mean()
+
+
+def lovasz_hinge_elu(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """`lovasz_hinge` with elu(e) + 1 in place of relu(e): pixels that are right by a margin keep a gradient."""
+    errors, weights = _hinge(logits, target)
+    return ((F.elu(errors) + 1) * weights).sum(dim=1).mean()
+
+
+def lovasz_softmax(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    """Lovasz-softmax (Berman et al. 2018, section 4) of each image, mean over images.
+
+    Of each image it is the mean over the classes that its target has, 0 if there are none.
+    """
+    probability, truth = _probability_and_truth(logits, target, ignore_index)
+    errors = (truth - probability).abs()
+    # Pixels that don't count have no truth and an error of 0: they sort behind all that matter and change no weight.
+    # A class at a time: sorting them together would take more memory and no less time.
+    weights = [lovasz_weights(errors[:, index], truth[:, index]) for index in range(logits.shape[1])]
+    losses = (errors * torch.stack(weights, dim=1)).sum(dim=2)
+    present = truth.amax(dim=2)
+    return ((losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
+
+
+def _hinge(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors and their weights, both [B, pixels]."""
+    truth = target.to(logits.dtype).flatten(1)
+    errors = 1 - logits.flatten(1) * (2 * truth - 1)
+    return errors, lovasz_weights(errors, truth)
+
+
+@torch.no_grad()
+def lovasz_weights(errors: Tensor, truth: Tensor) -> Tensor:
+    """Slope of the Jaccard loss for every pixel of every row, [N, pixels], in the dtype of the errors.
+
+    errors: [N, pixels]. truth: [N, pixels] in 0..1. With the errors in descending order and I what is left of the truth
+    y behind pixel k, the loss is J_k = 1 - I / (I + k). Its difference J_k - J_(k-1) equals
+    (I + y k) / ((I + k) (I + k - 1 + y)), and J_1 = 1 / (I + 1): written like this it has no cancellation, which costs
+    float32 most of its digits in a large image.
+    """
+    order = _descending(errors)
+    y = truth.gather(1, order)
+    # Integers add up exactly in any order, so a GPU gives the same bits every time; 2^-24 is float32's step below 1.
+    units = (y * 2**24).round_().to(torch.int64)
+    total = units.sum(dim=1, keepdim=True)
+    # In place from here: on a CPU fresh memory for every step takes longer than the arithmetic.
+    left = units.cumsum_(dim=1).neg_().add_(total).to(errors.dtype).div_(2**24)
+    k = torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=errors.dtype)
+    weights = torch.addcmul(left, y, k)
+    union = left.add_(k)
+    weights.div_(y.add_(union).sub_(1).mul_(union))
+    weights[:, 0] = 1 / union[:, 0]
+    return torch.empty_like(weights).scatter_(1, order, weights)
+
+
+def _descending(errors: Tensor) -> Tensor:
+    """Indices that sort every row in descending order."""
+    if errors.device.type == "cpu":  # NumPy's sort uses vector instructions and takes a fifth of the time
+        return torch.from_numpy(np.argsort(-errors.detach().numpy(), axis=1))
+    return errors.argsort(dim=1, descending=True)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "bce": bce,
+    "dice": dice,
+    "dice_per_image": dice_per_image,
+    "focal": focal,
+    "jaccard": jaccard,
+    "cross_entropy": cross_entropy,
+    "lovasz_hinge": lovasz_hinge,
+    "lovasz_hinge_elu": lovasz_hinge_elu,
+    "lovasz_softmax": lovasz_softmax,
+}
+"""Every loss by its name in a recipe: f(logits, target, ignore_index, **arguments) -> scalar."""
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    name: tuple(p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY)
+    for name, loss in LOSSES.items()
+}
+"""The arguments that each loss takes in a recipe."""

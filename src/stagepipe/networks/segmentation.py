@@ -1,0 +1,200 @@
+"""Build a network of segmentation_models_pytorch from its part of the recipe."""
+
+import inspect
+from pathlib import Path
+from typing import Self
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.encoders import encoders as smp_encoders
+from torch import Tensor, nn
+
+from stagepipe.errors import RecipeError
+from stagepipe.networks import weights
+from stagepipe.networks.geometry import Geometry
+from stagepipe.networks.inputs import InputChannels
+from stagepipe.recipe.model import Network, Pad, WeightsFile
+from stagepipe.suggestions import unknown
+
+ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
+
+# Arguments of smp's classes that the recipe says elsewhere, with what to do instead.
+RESERVED = {
+    "encoder_name": "write `encoder` of the network",
+    "encoder_weights": "write `weights` of the network",
+    "in_channels": "they follow from `channels` of the network and of the dataset",
+    "classes": "they follow from `classes` of the dataset",
+    "activation": "networks give logits; leave it out",
+    "aux_params": "there is no loss for a classification head; leave it out",
+}
+
+
+class SegmentationNetwork(nn.Module):
+    """A network of smp (`module`) behind its input geometry and input channels."""
+
+    module: SegmentationModel
+
+    def __init__(self, module: SegmentationModel, geometry: Geometry, inputs: InputChannels, stored_channels: int):
+        super().__init__()
+        self.module = module.to(memory_format=torch.channels_last)
+        self.geometry = geometry
+        self.inputs = inputs
+        self.stored_channels = stored_channels
+        self._encoder_frozen = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, H, W, K] -> logits [B, outputs, H', W'] on the padded grid.
+
+        The dtype is the parameters' or autocast's. RecipeError if the architecture can't take the padded size,
+        ValueError for another dtype or number of channels.
+        """
+        if images.dtype != torch.uint8 or images.shape[-1] != self.stored_channels:
+            raise ValueError(
+                f"images: {images.dtype} {list(images.shape)}; a network takes uint8 [B, H, W, {self.stored_channels}]"
+            )
+        self.check_size(*images.shape[1:3])
+        # without a resize the padding works on uint8, a quarter of the bytes
+        pixels = self.geometry.apply(images.permute(0, 3, 1, 2))
+        dtype = next(self.module.parameters()).dtype
+        logits = self.module(self.inputs(pixels).to(dtype).contiguous(memory_format=torch.channels_last))
+        if logits.shape[-2:] != pixels.shape[-2:]:
+            raise RecipeError(
+                f"network: gives {list(logits.shape[-2:])} for an input of {list(pixels.shape[-2:])}; pad to a "
+                f"multiple of {self.module.encoder.output_stride} and leave `upsampling` out of network.arguments"
+            )
+        return logits
+
+    @property
+    def divisor(self) -> int:
+        """What the padded height and width must be multiples of; 1 if any size will do."""
+        return int(self.module.encoder.output_stride) if self.module.requires_divisible_input_shape else 1
+
+    def check_size(self, height: int, width: int) -> None:
+        """RecipeError, with the pad to write, if the network can't take images of that size (before resize and pad)."""
+        size, divisor = self.geometry.padded_size(height, width), self.divisor
+        if any(edge % divisor for edge in size):
+            better = [-(-edge // divisor) * divisor for edge in size]
+            raise RecipeError(
+                f"network: {type(self.module).__name__} takes heights and widths divisible by {divisor}, "
+                f"the input is {size[0]} x {size[1]} after resize and pad; write `pad: {{to: {better}}}`"
+            )
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        return list(self.module.encoder.parameters())
+
+    def other_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the decoder and the heads."""
+        return [value for name, value in self.module.named_parameters() if not name.startswith("encoder.")]
+
+    def set_encoder_frozen(self, frozen: bool) -> None:
+        """Keep the encoder as it is: no gradients, normalisation by its running statistics also in training mode."""
+        self._encoder_frozen = frozen
+        for parameter in self.encoder_parameters():
+            parameter.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        self.module.encoder.train(mode and not self._encoder_frozen)
+        return self
+
+
+def build(
+    network: Network,
+    outputs: int,
+    stored_channels: int,
+    phase_resize: tuple[int, int] | None = None,
+    phase_pad: Pad | None = None,
+    pretrained: bool = True,
+) -> SegmentationNetwork:
+    """The network with `outputs` logit channels for images of `stored_channels`.
+
+    `phase_resize` and `phase_pad` replace the network's own. `pretrained=False` leaves the encoder's weights random,
+    for weights that come from elsewhere. Random weights are drawn from torch's generator: seed it before. RecipeError
+    for names, arguments, weights or sizes that don't work.
+    """
+    validate_names(network)
+    geometry = Geometry(phase_resize or network.resize, phase_pad or network.pad, single_class=outputs == 1)
+    inputs = InputChannels(network.channels, network.normalise, stored_channels)
+    module = _module(network, outputs, inputs.count, pretrained)
+    built = SegmentationNetwork(module, geometry, inputs, stored_channels)
+    known = geometry.resize or (geometry.pad.to if geometry.pad else None)
+    if known:
+        built.check_size(*known)
+    return built
+
+
+def validate_names(network: Network) -> None:
+    """RecipeError if smp has no such architecture, encoder, ImageNet weights or argument; builds nothing."""
+    if network.architecture not in ARCHITECTURES:
+        raise RecipeError(f"network.architecture: {unknown(network.architecture, ARCHITECTURES)}")
+    _validate_encoder(network)
+    parameters = inspect.signature(ARCHITECTURES[network.architecture]).parameters
+    allowed = [name for name, value in parameters.items() if name not in RESERVED and value.kind != value.VAR_KEYWORD]
+    for name in network.arguments:
+        if name in RESERVED:
+            raise RecipeError(f"network.arguments: {name} can't be set here; {RESERVED[name]}")
+        # smp hands further arguments to the encoder, where timm's take them and all others drop them without a word
+        if name not in allowed and not network.encoder.startswith("tu-"):
+            raise RecipeError(f"network.arguments: {unknown(name, allowed)}")
+
+
+def _validate_encoder(network: Network) -> None:
+    name = network.encoder
+    if name.startswith("tu-") and timm.is_model(name.removeprefix("tu-").split(".")[0]):
+        return
+    if name not in smp_encoders:
+        known = [*smp_encoders, *(f"tu-{model}" for model in timm.list_models())]
+        raise RecipeError(f"network.encoder: {unknown(name, known)}; with `tu-` before it any network of timm")
+    if network.weights == "imagenet" and "imagenet" not in smp_encoders[name]["pretrained_settings"]:
+        raise RecipeError(f"network.weights: {name} has no imagenet weights; write `weights: null` or a file")
+
+
+def _module(network: Network, outputs: int, in_channels: int, pretrained: bool) -> SegmentationModel:
+    """The smp model, its encoder with the weights the recipe names."""
+    local = weights.local_file(network.encoder) if network.weights == "imagenet" else None
+    download = pretrained and network.weights == "imagenet" and local is None
+    module = _create(network, outputs, in_channels, download)
+    if pretrained and local:
+        weights.load_encoder(module.encoder, local, weights.recorded_checksum(local))
+    if pretrained and isinstance(network.weights, WeightsFile):
+        weights.load_encoder(module.encoder, Path(network.weights.file), network.weights.sha256)
+    return module
+
+
+def _create(network: Network, outputs: int, in_channels: int, download: bool) -> SegmentationModel:
+    # timm's encoders name their weights themselves (tu-<model>.<tag>)
+    source = True if network.encoder.startswith("tu-") else "imagenet"
+    try:
+        return smp.create_model(
+            network.architecture,
+            encoder_name=network.encoder,
+            encoder_weights=source if download else None,
+            in_channels=in_channels,
+            classes=outputs,
+            **network.arguments,
+        )
+    except OSError as error:  # the hub's own errors are OSErrors, too
+        raise RecipeError(
+            f"network.weights: the imagenet weights of {network.encoder} couldn't be downloaded ({str(error)[:200]}); "
+            f"put {_origin(network.encoder)} into a folder as {network.encoder}.safetensors, its SHA-256 beside it in "
+            f"{network.encoder}.safetensors.sha256, and name the folder in the environment variable {weights.FOLDER}; "
+            "or write `weights: null`"
+        ) from error
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:
+        raise RecipeError(
+            f"network.arguments: {network.architecture} with encoder {network.encoder} "
+            f"refuses {network.arguments or 'its defaults'}: {error}; correct or leave out what it names"
+        ) from error
+
+
+def _origin(encoder: str) -> str:
+    """Where the weights file of an encoder comes from, in words."""
+    if encoder in smp_encoders:
+        repository = smp_encoders[encoder]["pretrained_settings"]["imagenet"]["repo_id"]
+        return f"model.safetensors of huggingface.co/{repository}"
+    return "the encoder's state dict"

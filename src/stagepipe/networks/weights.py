@@ -1,0 +1,74 @@
+"""Encoder weights from local safetensors files: verified, strict, adapted to the number of input channels."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from stagepipe.errors import RecipeError
+
+FOLDER = "STAGEPIPE_WEIGHTS"
+
+
+def local_file(encoder: str) -> Path | None:
+    """`<encoder>.safetensors` in the folder that the environment variable STAGEPIPE_WEIGHTS names, if it is there."""
+    folder = os.environ.get(FOLDER)
+    path = Path(folder) / f"{encoder}.safetensors" if folder else None
+    return path if path and path.is_file() else None
+
+
+def recorded_checksum(path: Path) -> str:
+    """The SHA-256 in `<path>.sha256` (its first word, as `sha256sum` writes it); RecipeError if there is none."""
+    record = Path(f"{path}.sha256")
+    words = record.read_text().split() if record.is_file() else []
+    if not words:
+        raise RecipeError(
+            f"weights: {path} has no checksum beside it; write it with `sha256sum {path.name} > {record.name}`"
+        )
+    return words[0].lower()
+
+
+def load_encoder(encoder: nn.Module, path: Path, sha256: str) -> None:
+    """Load a state dict of smp's encoder (its hub's `model.safetensors`) from a file with that checksum, strictly.
+
+    A first convolution for three channels is adapted as smp does it. RecipeError names the file and what doesn't fit.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"weights: {path} can't be read ({error.strerror}); write the path of a safetensors file"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise RecipeError(
+            f"weights: {path} has SHA-256 {found}, expected {sha256}; fetch the file again or correct the checksum"
+        )
+    try:
+        state = safetensors.torch.load(content)
+        encoder.load_state_dict(adapt_first_convolution(state, encoder.state_dict()), strict=True)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise RecipeError(
+            f"weights: {path} doesn't hold the weights of this encoder ({str(error)[:400]}); "
+            "write the file of the same encoder, with the names smp gives its parameters"
+        ) from error
+
+
+def adapt_first_convolution(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn a convolution over three channels into one over as many as `expected` has.
+
+    One channel: the sum over the three. More: the three in turn, scaled by 3 / channels, so that equal channels give
+    the same output as before (segmentation_models_pytorch.encoders._utils.patch_first_conv, timm's adapt_input_conv).
+    """
+    adapted = dict(state)
+    for name, weight in state.items():
+        wanted = expected[name].shape if name in expected else weight.shape
+        if weight.ndim == 4 and weight.shape[1] == 3 != wanted[1] and weight.shape[0] == wanted[0]:
+            channels = wanted[1]
+            turns = [channel % 3 for channel in range(channels)]
+            adapted[name] = weight.sum(dim=1, keepdim=True) if channels == 1 else weight[:, turns] * (3 / channels)
+    return adapted

@@ -1,0 +1,141 @@
+"""What types alone can't say of a recipe: references that must exist, orders that must hold, sizes that must fit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from stagepipe.recipe.model import SIGMOID_LOSSES, SOFTMAX_LOSSES, Pad, Phase, Recipe, Run, Stage
+
+RESERVED = {
+    "all", "raw", "data", "logs", "state", "code", "benchmarks", "submission", "report", "scores",
+    "synthesise", "ingest", "split_folds", "train", "predict", "ensemble", "score", "select_pseudolabels",
+    "blend", "binarise", "submit", "collect_scores",
+}  # fmt: skip
+"""Names of targets, rules and folders of the results: no stage may take them."""
+
+
+def faults(recipe: Recipe) -> list[str]:
+    """Every fault of a recipe, one line each: the key, what was found, what to write instead."""
+    found = list(_repeated(recipe))
+    for position, stage in enumerate(recipe.stages):
+        found += _stage_faults(recipe, stage, position)
+    return found + list(_submission_faults(recipe)) + list(_network_faults(recipe))
+
+
+def _repeated(recipe: Recipe) -> Iterator[str]:
+    for name, count in Counter(stage.name for stage in recipe.stages).items():
+        if count > 1:
+            yield f"stages: {count} stages are named {name}; give each its own name"
+        if name in RESERVED:
+            yield f"stages.{name}: this name is taken by a target of the workflow; write another, for example stage_{name}"
+
+
+def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
+    where = f"stages.{stage.name}"
+    earlier = [s.name for s in recipe.stages[:position]]
+    uses = any(phase.data != "labels" for run in stage.runs.values() for phase in run.phases)
+    if stage.pseudolabels:
+        if stage.pseudolabels.stage not in earlier:
+            yield (
+                f"{where}.pseudolabels.stage: {stage.pseudolabels.stage!r} is not an earlier stage; "
+                f"write one of: {', '.join(earlier) or 'none, this is the first stage'}"
+            )
+        if not uses:
+            yield f"{where}.pseudolabels: no phase uses them; write `data: pseudolabels` or `data: both` in a phase"
+    elif uses:
+        yield f"{where}: a phase trains on pseudolabels; write `pseudolabels: {{stage: ...}}` in the stage"
+    for name in set(stage.ensemble) - set(stage.runs):
+        yield f"{where}.ensemble.{name}: is no run of this stage; the runs are {', '.join(stage.runs)}"
+    if stage.ensemble and sum(stage.ensemble.values()) <= 0:
+        yield f"{where}.ensemble: the weights sum to 0; give at least one run a positive weight"
+    for name, run in stage.runs.items():
+        yield from _run_faults(recipe, stage, position, run, f"{where}.runs.{name}")
+
+
+def _run_faults(recipe: Recipe, stage: Stage, position: int, run: Run, where: str) -> Iterator[str]:
+    if run.network not in recipe.networks:
+        yield f"{where}.network: {run.network!r} is no network; the networks are {', '.join(recipe.networks)}"
+    for name, count in Counter(phase.name for phase in run.phases).items():
+        if count > 1:
+            yield f"{where}.phases: {count} phases are named {name}; give each its own name"
+    if not any(phase.member for phase in run.phases):
+        yield f"{where}: no phase has a member; write `member: 1` in the phases that predict"
+    for index, phase in enumerate(run.phases):
+        here = f"{where}.phases.{phase.name}"
+        yield from _phase_faults(recipe, stage, phase, here)
+        yield from _origin_faults(recipe, position, run, index, here)
+
+
+def _phase_faults(recipe: Recipe, stage: Stage, phase: Phase, where: str) -> Iterator[str]:
+    single = recipe.dataset.outputs == 1
+    for loss in phase.loss:
+        if single and loss in SOFTMAX_LOSSES:
+            yield f"{where}.loss.{loss}: needs several dataset.classes; write bce or lovasz_hinge for a single class"
+        if not single and loss in SIGMOID_LOSSES:
+            yield f"{where}.loss.{loss}: needs a single dataset class; write cross_entropy or lovasz_softmax for several"
+    if not single and phase.monitor == "mean_precision":
+        yield f"{where}.monitor: mean_precision is defined for a single class; write iou or dice"
+    if phase.folds == "shared" and phase.member:
+        yield f"{where}.member: a phase shared by all folds has no out-of-fold predictions; finetune it per fold, write member: 0"
+    if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.cross_fit:
+        yield f"{where}.folds: cross-fitted pseudolabels differ by fold; write folds: each, or cross_fit: false"
+    if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.disjoint:
+        yield f"{where}.folds: disjoint pseudolabels differ by fold; write folds: each, or disjoint: false"
+
+
+def _origin_faults(recipe: Recipe, position: int, run: Run, index: int, where: str) -> Iterator[str]:
+    phase = run.phases[index]
+    if phase.init == "encoder" or phase.init is None:
+        return
+    stage = recipe.stages[position]
+    before = {f"{stage.name}/{name}/{p.name}": (r, p) for name, r in stage.runs.items() if r is run
+              for p in run.phases[:index]}  # fmt: skip
+    for s in recipe.stages[:position]:
+        before |= {f"{s.name}/{name}/{p.name}": (r, p) for name, r in s.runs.items() for p in r.phases}
+    if phase.init not in before:
+        yield f"{where}.init: there is no earlier phase {phase.init!r}; write encoder or one of: {', '.join(before) or 'none'}"
+        return
+    origin_run, origin = before[phase.init]
+    if origin_run.network != run.network:
+        yield f"{where}.init: {phase.init} trains the network {origin_run.network}, this run {run.network}; they must be the same"
+    if phase.folds == "shared" and origin.folds == "each":
+        yield f"{where}.init: {phase.init} is trained per fold, so a shared phase can't start from it; write folds: each"
+    if phase.init_weights == "best" and origin.select.end_of_cycle:
+        yield f"{where}.init_weights: {phase.init} keeps the ends of its cycles, no best epoch; write init_weights: last"
+
+
+def _submission_faults(recipe: Recipe) -> Iterator[str]:
+    submission = recipe.submission
+    known = [stage.name for stage in recipe.stages]
+    known += [f"{stage.name}/{run}" for stage in recipe.stages for run in stage.runs]
+    for key in set(submission.blend) - set(known):
+        yield f"submission.blend.{key}: is neither a stage nor a stage/run; there are {', '.join(known)}"
+    if recipe.dataset.outputs > 1:
+        if submission.encode == "tgs":
+            yield "submission.encode: tgs encodes a single class; write runs for several"
+        if submission.threshold.value is None or submission.threshold.metric == "mean_precision":
+            yield "submission.threshold: several classes take the most probable one; write {value: 0.5, metric: iou}"
+
+
+def _network_faults(recipe: Recipe) -> Iterator[str]:
+    stored = 1 if recipe.dataset.channels == "gray" else 3
+    for name, network in recipe.networks.items():
+        if not isinstance(network.normalise, str):
+            for key in ("mean", "std"):
+                if len(getattr(network.normalise, key)) not in (1, stored):
+                    yield f"networks.{name}.normalise.{key}: write 1 number, or {stored} for {recipe.dataset.channels} images"
+        yield from _pad_faults(network.pad, network.resize, f"networks.{name}")
+    for stage in recipe.stages:
+        for run_name, run in stage.runs.items():
+            if run.network in recipe.networks:
+                for phase in run.phases:
+                    resize = phase.resize or recipe.networks[run.network].resize
+                    yield from _pad_faults(
+                        phase.pad, resize, f"stages.{stage.name}.runs.{run_name}.phases.{phase.name}"
+                    )
+
+
+def _pad_faults(pad: Pad | None, resize: tuple[int, int] | None, where: str) -> Iterator[str]:
+    if pad and resize and any(to < size for to, size in zip(pad.to, resize, strict=True)):
+        yield f"{where}.pad.to: {list(pad.to)} is smaller than resize {list(resize)}; write at least that"

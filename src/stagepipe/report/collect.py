@@ -1,0 +1,230 @@
+"""Read what the report tells: small tables whole, probability tables a row group at a time."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stagepipe import artefacts, tables
+from stagepipe.probabilities import lowest_above
+from stagepipe.recipe.model import Recipe
+
+PICTURES = (
+    "data_overview.png",
+    "fold_balance.png",
+    "learning_curves.png",
+    "scores.png",
+    "pseudolabels.png",
+    "cases.png",
+    "thresholds.png",
+    "cost.png",
+)
+"""Names of the pictures, in the order of the page; every report has them all."""
+
+COVERAGE_BINS = {
+    "empty": (-1.0, 0.0),
+    "up to 1 %": (0.0, 0.01),
+    "1 to 10 %": (0.01, 0.1),
+    "10 to 25 %": (0.1, 0.25),
+    "25 to 50 %": (0.25, 0.5),
+    "50 to 75 %": (0.5, 0.75),
+    "over 75 %": (0.75, 1.0),
+}
+"""Bins of the true foreground share: above the first number, up to the second."""
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report is made of."""
+
+    name: str
+    """name of the recipe"""
+    recipe: Recipe
+    samples: Path
+    pixels: Path
+    """the pixel store"""
+    folds: Path
+    faults: Path
+    histories: Sequence[Path]
+    """learning histories, one file a training job"""
+    cases: Sequence[Path]
+    """per-image scores: of every stage (its runs, `ensemble`, `all_empty`) and of the submission (`blend`)"""
+    scores_csv: Path
+    pseudolabels: Mapping[str, Path]
+    """by the stage that trains on them"""
+    threshold_summary: Path
+    """JSON: `chosen` and, of a single class, searched, best, in_sample, nested and by_fold"""
+    thresholds: Path
+    """score by threshold; empty for several classes"""
+    blend_out_of_fold: Path
+    """probability table"""
+    blend_test: Path
+    """probability table"""
+    submission: Path
+    benchmarks: Sequence[Path] = ()
+    """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
+    weights: Sequence[Path] = ()
+    code_warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All the numbers of a report; pictures and page only show them."""
+
+    recipe: Recipe
+    metric: str
+    """the score that the headline shows"""
+    table: pa.Table
+    """the samples table, in the order of the pixel store"""
+    samples: pd.DataFrame
+    """samples with `fold`, `always_train` and `foreground`"""
+    faults: pd.DataFrame
+    history: pd.DataFrame
+    """with `position`: epochs counted over all phases of a run"""
+    cases: pd.DataFrame
+    """with `bin`: the coverage bin"""
+    scores: pd.DataFrame
+    pseudolabels: pd.DataFrame
+    """stage, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
+    threshold: dict[str, Any]
+    curve: pd.DataFrame
+    """threshold and score; empty for several classes"""
+    benchmarks: pd.DataFrame
+    submission: dict[str, int]
+    """rows, and rows with an empty mask if they can be told"""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self.recipe.dataset.classes
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in order."""
+        return [stage.name for stage in self.recipe.stages]
+
+    @property
+    def chosen_threshold(self) -> float | None:
+        """The threshold of the submission; None for several classes."""
+        return self.threshold["chosen"]
+
+    def score_at(self, threshold: float) -> float:
+        """Score of the curve at a threshold: steps lie between quantised probabilities."""
+        return float(self.curve["score"].iloc[min(lowest_above(threshold), len(self.curve)) - 1])
+
+
+def collect(inputs: ReportInputs) -> Collected:
+    """Read everything but probability maps; ArtefactError names a damaged table."""
+    recipe = inputs.recipe
+    single = recipe.dataset.outputs == 1
+    table = artefacts.read_table(inputs.samples)
+    return Collected(
+        recipe=recipe,
+        metric=recipe.submission.threshold.metric if single else "iou",
+        table=table,
+        samples=_samples(table, inputs.folds),
+        faults=artefacts.read_table(inputs.faults).to_pandas(),
+        history=_history(inputs.histories, recipe),
+        cases=_cases(inputs.cases),
+        scores=pd.read_csv(inputs.scores_csv, dtype={"fold": str}),
+        pseudolabels=_pseudolabels(inputs.pseudolabels, recipe.dataset.classes),
+        threshold=json.loads(inputs.threshold_summary.read_text(encoding="utf-8")),
+        curve=artefacts.read_table(inputs.thresholds).to_pandas(),
+        benchmarks=_benchmarks(inputs.benchmarks, [stage.name for stage in recipe.stages]),
+        submission=_submission(inputs.submission),
+    )
+
+
+def foreground_share(coverage: Sequence[float] | None, single: bool) -> float:
+    """Share of foreground pixels from the shares per class; not a number without a mask.
+
+    Several classes have no background by nature, so all but class 0 count.
+    """
+    if coverage is None:
+        return float("nan")
+    return float(coverage[0] if single else sum(coverage[1:]))
+
+
+def _samples(table: pa.Table, folds: Path) -> pd.DataFrame:
+    samples = table.to_pandas()
+    widest = max((len(share) for share in samples["coverage"] if share is not None), default=1)
+    samples["foreground"] = [foreground_share(share, widest == 1) for share in samples["coverage"]]
+    return samples.merge(artefacts.read_table(folds).to_pandas(), on="sample_id", how="left")
+
+
+def _history(paths: Sequence[Path], recipe: Recipe) -> pd.DataFrame:
+    """All histories in the order of the recipe; a phase starts where the longest fold of the one before ended."""
+    whole = pd.concat(
+        [artefacts.read_table(path).to_pandas() for path in paths] or [tables.HISTORY.empty_table().to_pandas()]
+    )
+    parts = [whole.iloc[:0].assign(position=0)]
+    for stage in recipe.stages:
+        for name, run in stage.runs.items():
+            start = 0
+            for phase in run.phases:
+                own = (whole["stage"] == stage.name) & (whole["run"] == name) & (whole["phase"] == phase.name)
+                part = whole[own].sort_values(["fold", "epoch"])
+                parts.append(part.assign(position=part["epoch"] + start))
+                start += int(part["epoch"].max()) + 1 if len(part) else 0
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _cases(paths: Sequence[Path]) -> pd.DataFrame:
+    frames = [artefacts.read_table(path).to_pandas() for path in paths]
+    cases = pd.concat(frames or [tables.CASES.empty_table().to_pandas()], ignore_index=True)
+    edges = [low for low, _ in COVERAGE_BINS.values()] + [1.0 + 1e-6]
+    cases["bin"] = pd.cut(cases["coverage"].astype(float), edges, labels=list(COVERAGE_BINS))
+    return cases
+
+
+def _pseudolabels(paths: Mapping[str, Path], classes: list[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for stage, path in paths.items():
+        for batch in artefacts.iterate_table(path, ["sample_id", "confidence", "folds", "lengths", "values"]):
+            for row in batch.to_pylist():
+                row |= dict(zip(classes, class_shares(row.pop("lengths"), row.pop("values"), classes), strict=True))
+                rows.append({"stage": stage, **row})
+    return pd.DataFrame(rows, columns=["stage", "sample_id", "confidence", "folds", *classes])
+
+
+def class_shares(lengths: Sequence[int], values: Sequence[int], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Share of pixels of every class in a mask of runs; of a single class the share of foreground."""
+    known = max(2, len(classes))
+    pixels = np.bincount(np.asarray(values, np.int64), weights=np.asarray(lengths, np.float64), minlength=known)
+    shares = pixels / max(pixels.sum(), 1.0)
+    return shares[1:2] if len(classes) == 1 else shares[: len(classes)]
+
+
+def _benchmarks(paths: Sequence[Path], stages: Sequence[str]) -> pd.DataFrame:
+    columns = ["rule", "stage", "s", "max_rss", "cpu_time"]
+    frames = []
+    for path in sorted(paths):
+        rule, stage = rule_and_stage(path, stages)
+        frame = pd.read_csv(path, sep="\t", na_values=["-", "NA"]).reindex(columns=columns[2:])
+        frames.append(frame.astype(float).assign(rule=rule, stage=stage)[columns])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def rule_and_stage(path: Path, stages: Sequence[str]) -> tuple[str, str]:
+    """Rule (first part below `benchmarks`) and stage (first part that is a stage's name) of a benchmark file."""
+    parts = list(path.with_suffix("").parts)
+    below = parts[len(parts) - parts[::-1].index("benchmarks") :] if "benchmarks" in parts else parts[-2:]
+    return below[0], next((part for part in below[1:] if part in stages), "")
+
+
+def _submission(path: Path) -> dict[str, int]:
+    if path.suffix == ".json":
+        return {"rows": len(json.loads(path.read_text()))}
+    rows = pd.read_csv(path, dtype=str)
+    found = {"rows": len(rows)}
+    return (
+        found | {"empty": int((rows.iloc[:, 1].isna() | (rows.iloc[:, 1] == "-1")).sum())}
+        if rows.shape[1] == 2
+        else found
+    )

@@ -1,0 +1,145 @@
+"""Write the report: pictures as files, and one page that holds them all and needs nothing else."""
+
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stagepipe import artefacts
+from stagepipe.report import figures, plots, sections
+from stagepipe.report.collect import PICTURES, Collected, ReportInputs, collect
+from stagepipe.report.markup import text
+from stagepipe.report.overlays import Case, show
+from stagepipe.report.provenance import provenance
+from stagepipe.report.style import CSS, DPI, rendered, styled
+from stagepipe.report.summaries import headline_run, mean_score, words
+from stagepipe.scores import ALL_EMPTY
+
+CONTENTS = {
+    "headline": "Scores at a glance",
+    "data": "Data",
+    "folds": "Folds",
+    "curves": "Learning curves",
+    "scores": "Scores in detail",
+    "pseudolabels": "Pseudolabels",
+    "cases": "Cases",
+    "threshold": "Threshold",
+    "cost": "Time and cost",
+    "provenance": "Provenance",
+}
+
+
+def write(inputs: ReportInputs, html: Path, pictures: Path) -> None:
+    """Write the page to `html` and every picture of PICTURES into the folder `pictures`.
+
+    The same inputs give the same bytes. ArtefactError names a damaged input. Probability tables are read a row group
+    at a time and only the maps of the cases that are shown are kept.
+    """
+    found = collect(inputs)
+    shown, histogram = show(inputs, found)
+    drawn = draw(found, shown, histogram)
+    for name, picture in drawn.items():
+        with artefacts.atomic(pictures / name) as temporary:
+            temporary.write_bytes(picture)
+    with artefacts.atomic(html) as temporary:
+        temporary.write_text(page(inputs, found, shown, drawn), encoding="utf-8")
+
+
+def draw(found: Collected, shown: list[Case], histogram: NDArray[np.int64]) -> dict[str, bytes]:
+    """Every picture as PNG, by file name."""
+    with styled():
+        made = (
+            figures.data_overview(found),
+            figures.fold_balance(found),
+            figures.learning_curves(found),
+            plots.scores(found),
+            plots.pseudolabels(found),
+            plots.cases(found, shown),
+            plots.thresholds(found, histogram),
+            figures.cost(found),
+        )
+        # Strips of cases have few pixels of their own: finer would be larger, not sharper.
+        return {
+            name: rendered(figure, dpi=100 if name == "cases.png" else DPI)
+            for name, figure in zip(PICTURES, made, strict=True)
+        }
+
+
+def page(inputs: ReportInputs, found: Collected, shown: list[Case], drawn: dict[str, bytes]) -> str:
+    """The whole page as HTML."""
+    body = (
+        headline(inputs, found),
+        sections.data(found, drawn),
+        sections.folds(found, drawn),
+        sections.curves(found, drawn),
+        sections.scores(found, drawn),
+        sections.pseudolabels(found, drawn),
+        sections.cases(found, shown),
+        sections.threshold(found, drawn),
+        sections.cost(found, drawn),
+        provenance(inputs, found),
+    )
+    links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in CONTENTS.items())
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(inputs.name)} &ndash; stagepipe report</title>\n'
+        f'<style>{CSS}</style>\n</head>\n<body>\n<div class="page">\n{_header(inputs, found)}\n'
+        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>\n{"".join(body)}\n'
+        "<footer>Written by stagepipe. The page holds all it shows and loads nothing.</footer>\n"
+        "</main>\n</div>\n</body>\n</html>\n"
+    )
+
+
+def _header(inputs: ReportInputs, found: Collected) -> str:
+    counts = found.samples["split"].value_counts()
+    stages, classes = len(found.stages), len(found.classes)
+    runs = sum(len(stage.runs) for stage in found.recipe.stages)
+    what = f"{classes} classes" if classes > 1 else f"one class, {found.classes[0]}"
+    parts = [
+        f"{stages} stage{'s' * (stages > 1)}",
+        f"{runs} run{'s' * (runs > 1)}",
+        f"{found.recipe.folds.count} folds",
+        f"{counts.get('train', 0):,} labelled and {counts.get('test', 0):,} test images",
+        what,
+    ]
+    return f'<header><h1>{escape(inputs.name)}</h1><p class="lead">{escape(" · ".join(parts))}</p></header>'
+
+
+def headline(inputs: ReportInputs, found: Collected) -> str:
+    """Score of every stage with the all-empty score beside it, and the submission's rows."""
+    tiles = "".join(_tile(found, stage) for stage in [*found.stages, "submission"])
+    warnings = "".join(f"<p>{escape(line)}</p>" for line in inputs.code_warnings)
+    note = f'<div class="note">{warnings}</div>' if warnings else ""
+    nothing = "empty masks" if len(found.classes) == 1 else f"{found.classes[0]} and nothing else"
+    return (
+        f'<section id="headline"><div class="tiles">{tiles}{_submission_tile(found)}</div>'
+        f"<p>{words(found.metric)} of out-of-fold predictions (each stage&rsquo;s ensemble, the submission&rsquo;s "
+        f"blend), the mean over all labelled images. The orange mark is what {escape(nothing)} everywhere would "
+        "score.</p>"
+        f"{note}</section>"
+    )
+
+
+def _tile(found: Collected, stage: str) -> str:
+    run = headline_run(found, stage)
+    if run is None:
+        return ""
+    score, empty = mean_score(found, stage, run), mean_score(found, stage, ALL_EMPTY)
+    filled, mark = (f"{100 * value:.1f}%" if 0 <= value <= 1 else "0" for value in (score, empty))
+    return (
+        f'<div class="tile"><span class="name">{escape(stage)}</span><b>{text(score, 3)}</b>'
+        f'<div class="bar"><i style="width:{filled}"></i><u style="left:{mark}"></u></div>'
+        f"<span>all-empty {text(empty, 3)}</span></div>"
+    )
+
+
+def _submission_tile(found: Collected) -> str:
+    tests = int((found.samples["split"] == "test").sum())
+    rows, empty = found.submission["rows"], found.submission.get("empty")
+    verdict = f"rows, one for each of {tests:,} test images" if rows == tests else f"rows for {tests:,} test images"
+    share = f"<span>{empty / rows:.0%} of them empty</span>" if empty is not None and rows else ""
+    return (
+        f'<div class="tile"><span class="name">submission file</span><b>{rows:,}</b><span>{verdict}</span>{share}</div>'
+    )

@@ -1,0 +1,70 @@
+"""Where everything came from: recipe, seeds, versions, fingerprints."""
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+import yaml
+
+from stagepipe import artefacts
+from stagepipe.recipe.model import Recipe
+from stagepipe.report.collect import Collected, ReportInputs
+from stagepipe.report.markup import Cell, details, section, table
+
+SHORT = 12
+"""digits of a fingerprint that are shown"""
+
+
+def provenance(inputs: ReportInputs, found: Collected) -> str:
+    """The recipe's text, library versions, seeds, and the fingerprints of every artefact."""
+    described = {path: artefacts.metadata(path) for path in _artefacts(inputs)}
+    checksums = {name: checksum for entry in described.values() for name, checksum in entry["inputs"].items()}
+    rows: list[list[Cell]] = [
+        [
+            name,
+            str(entry["seed"]),
+            *(entry[part][:SHORT] for part in ("part", "code")),
+            _checksum(path, checksums)[:SHORT],
+        ]
+        for (path, entry), name in zip(described.items(), _short_names(described), strict=True)
+    ]
+    head = ["artefact", "seed", "recipe part", "code", "checksum"]
+    versions = sorted({(name, version) for entry in described.values() for name, version in entry["versions"].items()})
+    mixed = len(versions) > len({name for name, _ in versions})
+    note = "<p>Some libraries stand there twice: artefacts were made by different versions.</p>" if mixed else ""
+    return section(
+        "provenance",
+        "Provenance",
+        f"<p>Seed {found.recipe.seed}, folds seed {found.recipe.folds.seed}. Every artefact carries the fingerprint of "
+        "the part of the recipe and of the code that made it, the checksums of its inputs and its own.</p>",
+        details("The recipe, defaults written out", f"<pre>{escape(_written_out(inputs.recipe))}</pre>"),
+        details("Library versions", table(["library", "version"], versions, texts=2) + note),
+        details(f"Fingerprints of {len(rows)} artefacts", table(head, rows, texts=5)),
+    )
+
+
+def _artefacts(inputs: ReportInputs) -> list[Path]:
+    fixed = [inputs.samples, inputs.folds, inputs.faults, inputs.blend_out_of_fold, inputs.blend_test]
+    return [*fixed, *inputs.pseudolabels.values(), *inputs.weights, *inputs.cases, inputs.thresholds]
+
+
+def _written_out(recipe: Recipe) -> str:
+    """The recipe as YAML with its defaults, without the runtime, which is no part of the result."""
+    plain = recipe.model_dump(mode="json", exclude_none=True, exclude={"runtime"})
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _short_names(paths: Iterable[Path]) -> list[str]:
+    """Paths below the folder that all have in common."""
+    parts = [path.parts for path in paths]
+    common = 0
+    while all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
+        common += 1
+    return ["/".join(part[common:]) for part in parts]
+
+
+def _checksum(path: Path, known: dict[str, str]) -> str:
+    """A table's own checksum; that of weights, which are large, as the artefacts made from them recorded it."""
+    if path.suffix != ".safetensors":
+        return artefacts.verify(path)
+    return next((checksum for name, checksum in known.items() if f"/{path.as_posix()}".endswith(f"/{name}")), "")

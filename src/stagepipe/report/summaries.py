@@ -1,0 +1,92 @@
+"""The numbers of the report: means by stage, run, fold and mask size, the balance of folds, what it all cost."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from stagepipe.metrics import METRICS
+from stagepipe.report.collect import Collected
+from stagepipe.scores import ALL_EMPTY
+
+HEADLINE_RUNS = ("blend", "ensemble")
+BEFORE_STAGES = ("synthesise", "ingest", "split_folds")
+"""rules that run before all stages; others without a stage run after"""
+
+
+def score_table(found: Collected, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Mean metrics and count per stage, run and further columns of the cases; stages in the recipe's order."""
+    keys = ["stage", "run", *by]
+    groups = found.cases.groupby(keys, observed=True)
+    means = groups[list(METRICS)].mean().assign(images=groups.size()).reset_index()
+    order = {name: position for position, name in enumerate([*found.stages, "submission"])}
+    last = {ALL_EMPTY: 2, "ensemble": 1, "blend": 1}
+    means["order"] = means["stage"].map(order).fillna(len(order))
+    means["last"] = means["run"].map(last).fillna(0)
+    return means.sort_values(["order", "last", *keys[1:]]).drop(columns=["order", "last"]).reset_index(drop=True)
+
+
+def headline_run(found: Collected, stage: str) -> str | None:
+    """The run that speaks for a stage: its ensemble, or its only run; None if it has no scores."""
+    runs = sorted(set(found.cases.loc[found.cases["stage"] == stage, "run"]) - {ALL_EMPTY})
+    return next((run for run in HEADLINE_RUNS if run in runs), runs[0] if runs else None)
+
+
+def mean_score(found: Collected, stage: str, run: str, metric: str | None = None) -> float:
+    """Mean score of a run over its images; a stage without its own all-empty row takes another stage's."""
+    cases = found.cases[found.cases["run"] == run]
+    own = cases[cases["stage"] == stage]
+    if run == ALL_EMPTY and own.empty and not cases.empty:
+        own = cases[cases["stage"] == cases["stage"].iloc[0]]
+    return float(own[metric or found.metric].mean())
+
+
+def cost_table(found: Collected) -> pd.DataFrame:
+    """Jobs, wall and CPU hours, peak memory in GiB per stage and rule."""
+    groups = found.benchmarks.groupby(["stage", "rule"])
+    table = pd.DataFrame(
+        {
+            "jobs": groups.size(),
+            "wall": groups["s"].sum() / 3600,
+            "cpu": groups["cpu_time"].sum() / 3600,
+            "memory": groups["max_rss"].max() / 1024,
+        }
+    ).reset_index()
+    order = {name: position for position, name in enumerate(found.stages)}
+    first = table["rule"].isin(BEFORE_STAGES)
+    table["order"] = table["stage"].map(order).fillna(len(order)).where(~first, -1)
+    return table.sort_values(["order", "rule"]).drop(columns="order")
+
+
+def training_rates(found: Collected) -> pd.DataFrame:
+    """Epochs, training hours and images a second per stage and run."""
+    groups = found.history.groupby(["stage", "run"], sort=False)
+    rates = groups.agg(epochs=("epoch", "size"), seconds=("seconds", "sum"), images=("images", "sum")).reset_index()
+    rates["rate"] = rates["images"] / rates["seconds"].where(rates["seconds"] > 0)
+    return rates
+
+
+def fold_table(found: Collected) -> pd.DataFrame:
+    """Per fold, and last for all: images, shares of empty and black, mean foreground, stratification means.
+
+    Images that always train lie in no fold and are left out.
+    """
+    rows = found.samples[found.samples["fold"] >= 0]
+    known = {"black", "empty", "coverage"}
+    means = [name for name in found.recipe.folds.stratify if name in rows and name not in known]
+    means = [name for name in means if pd.api.types.is_numeric_dtype(rows[name])]
+
+    def row(name: str, part: pd.DataFrame) -> dict[str, float | int | str]:
+        shares = {
+            "images": len(part),
+            "empty share": part["empty"].astype(float).mean(),
+            "black share": part["black"].astype(float).mean(),
+            "mean foreground": part["foreground"].mean(),
+        }
+        return {"fold": name} | shares | {f"mean {column}": part[column].astype(float).mean() for column in means}
+
+    return pd.DataFrame([*(row(str(int(fold)), part) for fold, part in rows.groupby("fold")), row("all", rows)])
+
+
+def words(metric: str) -> str:
+    """A metric's name as a person writes it."""
+    return {"mean_precision": "Mean precision", "dice": "Dice", "iou": "IoU"}.get(metric, metric)

@@ -1,0 +1,68 @@
+"""The machine a job runs on: device, precision, threads, loader workers. None of it is part of a result's identity."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stagepipe.errors import StagepipeError
+from stagepipe.recipe.model import Runtime
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `Runtime` settings come to on this machine."""
+
+    device: torch.device
+    bf16: bool
+    compile: bool
+    workers: int
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bfloat16 autocast where it is used, else nothing."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy to the device without waiting for the copy."""
+        return tensor.to(self.device, non_blocking=True)
+
+
+def configure(runtime: Runtime, threads: int) -> Machine:
+    """Set the process's threads and kernels once and return the machine. StagepipeError if CUDA is asked for and absent."""
+    torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    if runtime.device == "cuda" and not cuda:
+        raise StagepipeError("runtime.device: cuda is not available here; write auto or cpu")
+    device = torch.device("cuda" if cuda and runtime.device != "cpu" else "cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+        torch.set_float32_matmul_precision("high")
+        if runtime.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+    return Machine(
+        device=device,
+        bf16=_multiplies_bf16(device) if runtime.precision == "auto" else runtime.precision == "bf16",
+        compile=device.type == "cuda" if runtime.compile == "auto" else runtime.compile,
+        workers=_workers(device) if runtime.workers == "auto" else runtime.workers,
+    )
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux: no way to ask
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _workers(device: torch.device) -> int:
+    """Processes that augment: one core in two where the CPU also trains, up to eight where a GPU does."""
+    cores = len(os.sched_getaffinity(0))
+    if device.type == "cuda":
+        return max(1, min(8, cores - 1))
+    return 1 if cores > 1 else 0

@@ -1,0 +1,377 @@
+"""The training loop: one phase of one run on one fold, from its start weights to its members.
+
+    train(part, inputs, outputs, ...)     # workflow/scripts/train.py calls this
+
+Every random draw is keyed by (seed, stage, run, phase, fold, epoch, sample), the learning rate is a pure function of the epoch
+and the scores so far, so progress is weights, optimiser state and a few numbers: a killed phase resumes and ends with the bits
+of one that was never stopped.
+"""
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from stagepipe import metrics, optimizers, schedules, seeding
+from stagepipe.artefacts import Provenance, load_weights, publish, read_table, save_weights, write_table
+from stagepipe.augment import Augmentation
+from stagepipe.data.store import PixelStore
+from stagepipe.data.training import EpochOrders, TrainingSamples, batches, select
+from stagepipe.device_metrics import batch_counts
+from stagepipe.errors import TrainingError
+from stagepipe.losses import total_loss
+from stagepipe.networks import SegmentationNetwork, build
+from stagepipe.recipe.parts import TrainPart
+from stagepipe.runtime import Machine
+from stagepipe.tables import HISTORY
+from stagepipe.training_state import TrainingState, held
+
+LOG = logging.getLogger(__name__)
+INTERRUPTED = 75
+"""Exit status after a signal, once progress is saved (EX_TEMPFAIL: run again)."""
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Files a phase reads."""
+
+    samples: Path
+    pixels: Path
+    folds: Path
+    pseudolabels: Path | None = None
+    origin: Path | None = None
+    """weights file of the phase it starts from"""
+
+
+@dataclass(frozen=True)
+class TrainOutputs:
+    """Files a phase writes."""
+
+    weights: Path
+    """members `0`, `1`, ... and `last`"""
+    history: Path
+
+
+@dataclass
+class Progress:
+    """Where training stands; everything that is saved besides weights and optimiser state."""
+
+    epoch: int = 0
+    """next epoch, counted over all cycles"""
+    step: int = 0
+    """next batch of that epoch"""
+    loss_sum: float = 0.0
+    """over the epoch's batches so far"""
+    seconds: float = 0.0
+    """spent on the epoch so far"""
+    history: list[list[float]] = field(default_factory=list)
+    """epoch, lr, loss, score, seconds, images of every finished epoch"""
+
+    def scores(self, first: int, last: int) -> list[float]:
+        """Validation scores of the epochs first <= epoch < last."""
+        return [row[3] for row in self.history if first <= row[0] < last]
+
+
+def train(
+    part: TrainPart,
+    inputs: TrainInputs,
+    outputs: TrainOutputs,
+    state_folder: Path,
+    machine: Machine,
+    provenance: Provenance | None = None,
+) -> None:
+    """Train one phase on one fold and write its members and history.
+
+    `state_folder` keeps progress between attempts; it must be another one for whatever trains differently. TrainingError names
+    phase, epoch, batch and learning rate of a loss that is not a number. Exits with status 75 after SIGTERM or SIGUSR1, when
+    progress is saved.
+    """
+    with held(state_folder):
+        state = TrainingState(state_folder)
+        if not state.finished():
+            trainer = Trainer(part, inputs, state, machine)
+            trainer.run()
+            members = {str(index): state.load_epoch(epoch) for index, epoch in enumerate(trainer.members())}
+            members["last"] = state.load_epoch(trainer.last_epoch())
+            write_table(state.history, trainer.history(), provenance)
+            save_weights(state.weights, members, provenance)
+            state.clear()
+        publish(state.history, outputs.history)
+        publish(state.weights, outputs.weights)
+
+
+class Trainer:
+    """Network, data and progress of one phase on one fold."""
+
+    def __init__(self, part: TrainPart, inputs: TrainInputs, state: TrainingState, machine: Machine) -> None:
+        self.part, self.phase, self.machine, self.state = part, part.phase, machine, state
+        self.key = (part.seed, part.stage, part.run, part.phase.name, part.fold)
+        samples = read_table(inputs.samples)
+        self.store = PixelStore(inputs.pixels, samples)
+        selection = select(part, samples, inputs.folds, inputs.pseudolabels)
+        self.validation = selection.validation
+        self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
+        empty = torch.tensor([item.empty for item in selection.training]).numpy()
+        self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key)
+        self.steps = len(self.orders.batches(0))
+        self.network = self._network(inputs.origin)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self.network) if machine.compile else self.network
+        )
+        self.optimizer = optimizers.build(self.phase, self.network)
+        self.progress = Progress()
+
+    def _network(self, origin: Path | None) -> SegmentationNetwork:
+        torch.manual_seed(seeding.key("init", *self.key))
+        network = build(
+            self.part.network,
+            len(self.part.classes),
+            self.part.stored_channels,
+            self.phase.resize,
+            self.phase.pad,
+            pretrained=origin is None,
+        )
+        if origin is not None:
+            member = "last" if self.phase.init_weights == "last" else "0"
+            network.module.load_state_dict(load_weights(origin, member))
+        return network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # ------------------------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> None:
+        """Train all epochs that are not yet done."""
+        self._resume()
+        stop = StopSignal()
+        while not self._finished():
+            cycle = self.progress.epoch // self.phase.epochs
+            self._train_cycle(cycle, stop)
+        stop.restore()
+
+    def _train_cycle(self, cycle: int, stop: "StopSignal") -> None:
+        end = (cycle + 1) * self.phase.epochs
+        if self.progress.epoch == end - self.phase.epochs and self.progress.step == 0:
+            self.optimizer = optimizers.build(self.phase, self.network)
+        start = (self.progress.epoch, self.progress.step)
+        pin = self.machine.device.type == "cuda"
+        data = batches(self.samples, self.orders, start, end, self.machine.workers, pin)
+        with closing(data):
+            while self.progress.epoch < end:
+                self._train_epoch(cycle, data, stop)
+                scores = self.progress.scores(end - self.phase.epochs, end)
+                if schedules.should_stop(self.phase.early_stop, scores):
+                    self.progress.epoch = end
+                self._save()
+
+    def _train_epoch(self, cycle: int, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: "StopSignal") -> None:
+        """One epoch: train on its remaining batches, validate, keep the weights if they are or may become a member."""
+        phase, progress, began = self.phase, self.progress, time.monotonic()
+        epoch_in_cycle = progress.epoch - cycle * phase.epochs
+        scores = progress.scores(cycle * phase.epochs, progress.epoch)
+        self.network.train()
+        self.network.set_encoder_frozen(progress.epoch < phase.freeze_encoder)
+        steps = self.steps
+        # Losses stay on the device until the epoch ends: reading one would make the device wait for the host.
+        losses = torch.full((steps,), math.nan, device=self.machine.device)
+        first_step = progress.step
+        for step in self._bar(range(first_step, steps), progress.epoch):
+            share = step / steps
+            rate = schedules.learning_rate(phase.schedule, phase.lr, epoch_in_cycle, share, phase.epochs, scores)
+            losses[step] = self._train_step(data, step, rate)
+            if stop.received and self._ends_group(step):
+                self._check(losses, first_step, step + 1, rate)
+                progress.step = step + 1
+                progress.loss_sum += float(losses[first_step : step + 1].sum())
+                progress.seconds += time.monotonic() - began
+                self._save()
+                LOG.warning("%s: progress is saved at epoch %d, batch %d", stop.name, progress.epoch, progress.step)
+                raise SystemExit(INTERRUPTED)
+        self._check(losses, first_step, steps, rate)
+        loss = (progress.loss_sum + float(losses[first_step:].sum())) / steps
+        score = self.validate()
+        seconds = progress.seconds + time.monotonic() - began
+        images = steps * min(phase.batch, len(self.orders.empty))
+        progress.history.append([progress.epoch, rate, loss, score, seconds, images])
+        LOG.info(
+            "epoch %d of %d: loss %.4f, %s %.4f, lr %.2e, %.0f images/s",
+            progress.epoch + 1, phase.epochs * phase.cycles, loss, phase.monitor, score, rate, images / seconds,
+        )  # fmt: skip
+        self.state.save_epoch(progress.epoch, self._weights())
+        progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+
+    def _train_step(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], step: int, rate: float) -> torch.Tensor:
+        """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss."""
+        phase = self.phase
+        images, masks = (self.machine.to_device(tensor) for tensor in next(data))
+        # Dropout is the only draw on the device; its seed is the batch's own.
+        torch.manual_seed(seeding.key("step", *self.key, self.progress.epoch, step))
+        with self.machine.autocast():
+            logits = self.forward(images)
+        target = self.network.geometry.mask(self._target(masks), self.part.ignore_index or 0)
+        loss = total_loss(phase.loss, logits, target, self.part.ignore_index)
+        (loss / phase.accumulate).backward()
+        if self._ends_group(step):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["lr_ratio"]
+            if phase.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), phase.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _ends_group(self, step: int) -> bool:
+        """Whether the optimiser steps after this batch; in between, gradients are accumulating and nothing is saved."""
+        return (step + 1) % self.phase.accumulate == 0 or step + 1 == self.steps
+
+    def _target(self, masks: torch.Tensor) -> torch.Tensor:
+        return masks.float() if len(self.part.classes) == 1 else masks.long()
+
+    def _check(self, losses: torch.Tensor, first: int, end: int, rate: float) -> None:
+        """TrainingError at the first loss of these batches that is not a finite number."""
+        bad = torch.nonzero(~torch.isfinite(losses[first:end]))
+        if len(bad):
+            batch = first + int(bad[0])
+            raise TrainingError(
+                f"{self.part.stage}/{self.part.run}/{self.phase.name}, fold {self.part.fold}: the loss of epoch "
+                f"{self.progress.epoch}, batch {batch} is {float(losses[batch])} at learning rate {rate:.3g}; "
+                "write a smaller lr or a clip_norm"
+            )
+
+    # ------------------------------------------------------------------------------------------------------------ validation
+
+    @torch.inference_mode()
+    def validate(self) -> float:
+        """Mean monitored score over the held-out samples at their own size, single class at threshold 0.5."""
+        self.network.eval()
+        counts = []
+        size = max(1, self.phase.batch)
+        for rows in same_size_batches(self.store, self.validation, size):
+            images = torch.stack([torch.from_numpy(self.store.image(row).copy()) for row in rows])
+            masks = torch.stack([torch.from_numpy(self.store.mask(row).copy()) for row in rows])
+            with self.machine.autocast():
+                logits = self.forward(self.machine.to_device(images))
+            maps = self.network.geometry.undo(probabilities(logits), *masks.shape[1:])
+            target = self._target(self.machine.to_device(masks))
+            counts.append(batch_counts(maps, target, 0.5, self.part.ignore_index))
+        scores = metrics.scores(torch.cat(counts).cpu().numpy())
+        return float(scores[self.phase.monitor].mean())
+
+    # ------------------------------------------------------------------------------------------------------------- progress
+
+    def members(self) -> list[int]:
+        """Epochs whose weights are handed to prediction, best first or in the order of the cycles."""
+        rows = self.progress.history
+        if self.phase.select.end_of_cycle:
+            ends = {row[0] // self.phase.epochs: row[0] for row in rows}
+            return [int(ends[cycle]) for cycle in sorted(ends)][self.phase.select.end_of_cycle.skip :]
+        count = self.phase.select.top.k if self.phase.select.top else 1
+        return [int(row[0]) for row in sorted(rows, key=lambda row: (-row[3], row[0]))[:count]]
+
+    def last_epoch(self) -> int:
+        """The last epoch trained."""
+        return int(self.progress.history[-1][0])
+
+    def history(self) -> pa.Table:
+        """What happened in every epoch."""
+        part = self.part
+        rows = [
+            (
+                part.stage,
+                part.run,
+                self.phase.name,
+                part.fold,
+                int(row[0]) // self.phase.epochs,
+                int(row[0]),
+                *row[1:5],
+                int(row[5]),
+            )
+            for row in self.progress.history
+        ]
+        return pa.Table.from_pylist([dict(zip(HISTORY.names, row, strict=True)) for row in rows], schema=HISTORY)
+
+    def _finished(self) -> bool:
+        return self.progress.epoch >= self.phase.epochs * self.phase.cycles
+
+    def _kept(self) -> set[int]:
+        return {*self.members(), self.last_epoch()} if self.progress.history else set()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self.network.module.state_dict()
+
+    def _save(self) -> None:
+        # Weights of epoch ends are files of their own; in between, and once for the start of the next, the model is here.
+        self.state.save(
+            {
+                "progress": vars(self.progress),
+                "weights": {name: tensor.cpu() for name, tensor in self._weights().items()},
+                "optimizer": self.optimizer.state_dict(),
+            }
+        )
+        self.state.prune(self._kept())
+
+    def _resume(self) -> None:
+        saved = self.state.load()
+        if saved is None:
+            return
+        progress = Progress(**saved["progress"])
+        self.progress, fresh = progress, self.progress
+        if not self.state.whole(self._kept()):
+            self.progress = fresh
+            return
+        self.network.module.load_state_dict(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        LOG.info("resuming at epoch %d, batch %d", progress.epoch, progress.step)
+
+    def _bar(self, steps: range, epoch: int) -> Any:
+        last = f" {self.phase.monitor} {self.progress.history[-1][3]:.4f}" if self.progress.history else ""
+        label = f"{self.part.stage}/{self.part.run}/{self.phase.name} fold {self.part.fold} epoch {epoch + 1}{last}"
+        return tqdm(steps, desc=label, unit="batch", leave=False, disable=not sys.stderr.isatty())
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """float32 probabilities [B, C, H, W]: sigmoid of a single class, softmax over several."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def same_size_batches(store: PixelStore, rows: list[int], size: int) -> Iterator[list[int]]:
+    """Runs of neighbouring rows whose images have one size, at most `size` of them."""
+    batch: list[int] = []
+    for row in rows:
+        if batch and (len(batch) == size or store.image(row).shape != store.image(batch[0]).shape):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGUSR1, so that the loop can save and leave at the next step."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+
+    @property
+    def name(self) -> str:
+        """Name of the signal."""
+        return signal.Signals(self.received).name
+
+    def restore(self) -> None:
+        """Put back the handlers from before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""What a killed training resumes from: a side directory that no rule declares, named by what it trains, held by one process.
+
+It holds one small file of progress and optimiser state, and one weights file per epoch that is or may become a member. Files are
+written before the progress that names them and removed after, so a kill at any moment leaves a state that is whole.
+"""
+
+import fcntl
+import hashlib
+import io
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stagepipe.artefacts import atomic, load_weights, save_weights, verify
+from stagepipe.errors import ArtefactError
+
+LOG = logging.getLogger(__name__)
+Weights = dict[str, torch.Tensor]
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder alone; wait for a process that outlived its driver and still trains there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            LOG.warning("%s: %s still trains here; waiting for it to end", folder, lock.read().strip())
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+class TrainingState:
+    """Save and load the progress of one phase in its side directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._progress = folder / "progress.pt"
+        self.weights = folder / "weights.safetensors"
+        """members of a finished phase, to be published"""
+        self.history = folder / "history.parquet"
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Write progress: tensors, numbers, strings, lists and dicts only."""
+        buffer = io.BytesIO()
+        torch.save(progress, buffer)
+        with atomic(self._progress) as temporary:
+            temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved progress; None, with a warning if it is damaged, where training starts from the beginning."""
+        if not self._progress.exists():
+            return None
+        content = self._progress.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            LOG.warning("%s: is damaged; training starts from the beginning", self._progress)
+            return None
+        return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+    def finished(self) -> bool:
+        """Whether the phase has ended here before (its driver may have died before it knew), its files being whole."""
+        if not self.weights.exists():
+            return False
+        try:
+            verify(self.weights)
+            verify(self.history)
+        except ArtefactError as error:
+            LOG.warning("%s", error)
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Remove what only an unfinished phase needs."""
+        self._progress.unlink(missing_ok=True)
+        self.prune(set())
+
+    def save_epoch(self, epoch: int, weights: Weights) -> None:
+        """Keep the weights of an epoch."""
+        save_weights(self._path(epoch), {"epoch": weights})
+
+    def load_epoch(self, epoch: int) -> Weights:
+        """Weights of a kept epoch; ArtefactError names a damaged file."""
+        return load_weights(self._path(epoch), "epoch")
+
+    def whole(self, epochs: set[int]) -> bool:
+        """Whether the weights of all these epochs can be read."""
+        try:
+            for epoch in epochs:
+                self.load_epoch(epoch)
+        except ArtefactError as error:
+            LOG.warning("%s; training starts from the beginning", error)
+            return False
+        return True
+
+    def prune(self, kept: set[int]) -> None:
+        """Remove the weights of all other epochs, and what a kill left half-written."""
+        keep = {self._path(epoch) for epoch in kept}
+        for path in self._folder.iterdir():
+            if path.suffix == ".part" or (path.name.startswith("epoch_") and path not in keep):
+                path.unlink()
+
+    def _path(self, epoch: int) -> Path:
+        return self._folder / f"epoch_{epoch:05d}.safetensors"

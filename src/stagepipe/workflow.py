@@ -1,0 +1,132 @@
+"""What the Snakefile needs to know: the frozen recipe, the raw files, and each script's arguments.
+
+Jobs on a cluster read the Snakefile again when they start, perhaps after someone has edited the recipe. So the process that plans
+the run leaves what it read in the environment, which jobs inherit, and a process that finds it there reads no recipe file.
+"""
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stagepipe import code
+from stagepipe.artefacts import atomic, metadata
+from stagepipe.data.listing import raw_listing
+from stagepipe.errors import ArtefactError
+from stagepipe.recipe.graph import artefacts
+from stagepipe.recipe.load import load
+from stagepipe.recipe.model import Recipe
+from stagepipe.recipe.parts import Part
+
+LOG = logging.getLogger(__name__)
+FROZEN = "STAGEPIPE_FROZEN_RECIPE"
+DEFAULT_RECIPE = "config/config.yaml"
+
+
+@dataclass
+class Plan:
+    """A recipe, ready to be turned into rules."""
+
+    recipe: Recipe
+    raw_tables: list[str]
+    """CSV files beside the raw images"""
+    listing: str
+    """SHA-256 over names and sizes of the raw images"""
+    basedir: Path
+    """folder of the Snakefile"""
+    parts: dict[str, tuple[str, Part]] = field(default_factory=dict)
+    """rule and part that make each artefact, by path"""
+
+    @property
+    def results(self) -> Path:
+        """Where everything lands, relative to the working directory."""
+        return Path("results", self.recipe.name)
+
+    def script(self, name: str) -> Path:
+        """Path of a rule's script."""
+        return self.basedir / "workflow" / "scripts" / f"{name}.py"
+
+    def code_file(self, name: str) -> str:
+        """File with the fingerprints of the modules that a script runs."""
+        return str(self.results / "code" / f"{name}.json")
+
+    def arguments(self, script: str, inputs: Sequence[str], threads: int) -> str:
+        """Command line of a script up to the arguments that make its result."""
+        expected = {path: self.parts[path][1].fingerprint() for path in map(str, inputs) if path in self.parts}
+        runtime = self.recipe.runtime.model_dump_json(exclude_defaults=True)
+        words = {
+            "--threads": str(threads),
+            "--runtime": runtime,
+            "--code": code.fingerprint(self.script(script)),
+            "--state": str(self.results / "state"),
+            "--expect": json.dumps(expected),
+        }
+        return shlex.join([str(self.script(script)), *(word for pair in words.items() for word in pair)])
+
+
+def plan(configfiles: Sequence[Path | str], changes: Mapping[str, Any], basedir: Path) -> Plan:
+    """Read a recipe and its overlays (none: the built-in one), or what the planning process has frozen."""
+    if frozen := os.environ.get(FROZEN):
+        kept = json.loads(frozen)
+        made = Plan(Recipe.model_validate(kept["recipe"]), kept["raw_tables"], kept["listing"], basedir)
+    else:
+        first, *overlays = configfiles or [basedir / DEFAULT_RECIPE]
+        recipe = load(first, overlays, changes)
+        tables, listing = _raw(recipe)
+        made = Plan(recipe, tables, listing, basedir)
+        kept = {
+            "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+            "raw_tables": tables,
+            "listing": listing,
+        }
+        os.environ[FROZEN] = json.dumps(kept)
+    made.parts = {str(made.results / path): (rule, part) for rule, path, part in artefacts(made.recipe, made.listing)}
+    if not frozen:
+        _note_code(made)
+    return made
+
+
+def _raw(recipe: Recipe) -> tuple[list[str], str]:
+    if recipe.dataset.root is None:
+        return [], ""
+    tables, listing = raw_listing(recipe.dataset, Path(recipe.dataset.root))
+    return [str(path) for path in tables], listing
+
+
+def _note_code(made: Plan) -> None:
+    """Write the fingerprints of today's code where they changed; name the artefacts that other code has made."""
+    today = {}
+    for script in sorted(made.script("train").parent.glob("*.py")):
+        today[script.stem] = code.fingerprint(script)
+        text = json.dumps(code.modules(script), indent=1)
+        path = Path(made.code_file(script.stem))
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            with atomic(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    older: dict[str, int] = {}
+    for path, (rule, _) in made.parts.items():
+        if _made_by(path) not in (None, today[rule]):
+            where = f"{Path(path).relative_to(made.results).parts[0]} ({rule})"
+            older[where] = older.get(where, 0) + 1
+    if older:
+        found = ", ".join(f"{count} of {where}" for where, count in sorted(older.items()))
+        advice = (
+            "they are made anew"
+            if made.recipe.code == "rerun"
+            else "they are kept; write `code: rerun` to make them anew"
+        )
+        LOG.warning("artefacts made by other code than today's: %s; %s", found, advice)
+
+
+def _made_by(path: str) -> str | None:
+    """Fingerprint of the code that made an artefact; None if there is none, or its reader will find it damaged."""
+    if not os.path.exists(path):
+        return None
+    try:
+        return str(metadata(path)["code"])
+    except ArtefactError:
+        return None

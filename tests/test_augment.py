@@ -1,0 +1,229 @@
+import multiprocessing
+import pickle
+
+import albumentations
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagepipe.augment import TGS_BES, TGS_PHALANX, Augmentation, CropAndStretch, HorizontalShear
+from stagepipe.errors import RecipeError
+from stagepipe.recipe.model import Transform
+from stagepipe.seeding import key
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (101, 101, 1), dtype=np.uint8)
+MASK = (cv2.GaussianBlur(RNG.random((101, 101)), (0, 0), 5) > 0.5).astype(np.uint8)
+IMAGE.flags.writeable = MASK.flags.writeable = False
+
+
+def one(name: str, transforms=(), **arguments) -> Transform:
+    return Transform(name=name, arguments=arguments, transforms=list(transforms))
+
+
+def digest(augmentation: Augmentation, index: int) -> bytes:
+    image, mask = augmentation.apply(IMAGE, MASK, key("test", index))
+    return image.tobytes() + mask.tobytes()
+
+
+NOISE = [one("OneOf", [one("GaussNoise", p=1), one("ElasticTransform", p=1), one("CoarseDropout", p=1)], p=0.9)]
+SPECS = ["none", "tgs_bes", "tgs_phalanx", NOISE]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=["none", "tgs_bes", "tgs_phalanx", "noise"])
+def test_same_key_same_bits_in_any_order_and_process(spec):
+    augmentation = Augmentation(spec)
+    first = [digest(augmentation, index) for index in range(12)]
+    assert [digest(augmentation, index) for index in reversed(range(12))] == first[::-1]
+    assert digest(pickle.loads(pickle.dumps(augmentation)), 3) == first[3]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(digest, [(augmentation, index) for index in range(12)], chunksize=1) == first
+
+
+@pytest.mark.parametrize("spec", SPECS[1:3])
+def test_different_keys_differ(spec):
+    augmentation = Augmentation(spec)
+    assert len({digest(augmentation, index) for index in range(60)}) > 40  # phalanx leaves one in eight alone
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(SPECS[1:3]),
+    st.integers(20, 70),
+    st.integers(20, 70),
+    st.sampled_from([1, 3]),
+    st.integers(0, 2**63),
+)
+def test_shapes_and_types_stay_and_masks_stay_binary(spec, height, width, channels, seed):
+    image = np.full((height, width, channels), 200, np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 3 :, width // 4 :] = 1
+    new_image, new_mask = Augmentation(spec).apply(image, mask, seed)
+    assert new_image.dtype == new_mask.dtype == np.uint8
+    assert (new_image.shape, new_mask.shape) == (image.shape, mask.shape)
+    assert set(np.unique(new_mask)) <= {0, 1}
+
+
+def applied(spec: list[Transform], count: int) -> np.ndarray:
+    """Which of the transforms changed the image, by key: bool [count, transforms]."""
+    augmentation = Augmentation(spec)
+    changed = []
+    for index in range(count):
+        augmentation.apply(IMAGE, MASK, key("applied", index))
+        changed.append([bool(transform.params) for transform in augmentation._compose.transforms])
+    return np.array(changed)
+
+
+def test_transforms_are_drawn_independently_with_their_odds():
+    flags = applied([one("HorizontalFlip", p=0.5), one("RandomGamma", p=0.2), one("VerticalFlip", p=0.5)], 3000)
+    assert flags.mean(0) == pytest.approx([0.5, 0.2, 0.5], abs=0.03)
+    assert np.corrcoef(flags.T)[np.triu_indices(3, 1)] == pytest.approx([0, 0, 0], abs=0.06)
+
+
+def test_bes_odds_as_published():
+    assert applied(TGS_BES, 2000).mean(0) == pytest.approx([0.5, 0.2, 0.1, 0.7], abs=0.035)
+
+
+def test_flip_moves_image_and_mask_together():
+    augmentation = Augmentation([one("HorizontalFlip", p=1)])
+    image, mask = augmentation.apply(IMAGE, MASK, 1)
+    assert np.array_equal(image, IMAGE[:, ::-1])
+    assert np.array_equal(mask, MASK[:, ::-1])
+
+
+def only(preset: list[Transform], *path: int) -> Augmentation:
+    """One transform of a preset, always applied."""
+    transform = preset[path[0]]
+    for index in path[1:]:
+        transform = transform.transforms[index]
+    return Augmentation([Transform(name=transform.name, arguments={**transform.arguments, "p": 1})])
+
+
+def levels(augmentation: Augmentation, bright: int = 240, count: int = 400) -> np.ndarray:
+    """What the gray values 50, 100 and `bright` become, [count, 3]."""
+    steps = np.repeat(np.array([[50, 100, bright]], np.uint8), 3, 0)[..., None]
+    empty = np.zeros((3, 3), np.uint8)
+    return np.array([augmentation.apply(steps, empty, index)[0][0, :, 0] for index in range(count)], dtype=int)
+
+
+@pytest.mark.parametrize(("augmentation", "limit"), [(only(TGS_BES, 1), 0.2), (only(TGS_PHALANX, 2, 1), 0.08)])
+def test_brightness_multiplies_gray_values_of_0_to_255(augmentation, limit):
+    found = levels(augmentation)
+    factors = found[:, 1] / 100
+    assert (factors.min(), factors.max()) == pytest.approx((1 - limit, 1 + limit), abs=0.015)
+    assert np.abs(found[:, 0] - 50 * factors).max() <= 1
+    assert found[:, 2].max() == min(255, int(240 * (1 + limit)))  # clipped at white, not at 1
+
+
+def test_contrast_keeps_the_mean():
+    found = levels(only(TGS_BES, 2), bright=150)
+    assert np.abs(found.mean(1) - 100).max() <= 1
+    spread = (found[:, 1] - found[:, 0]) / 50
+    assert (spread.min(), spread.max()) == pytest.approx((0.8, 1.2), abs=0.03)
+
+
+def test_phalanx_shift_adds_up_to_a_tenth_of_white():
+    found = levels(only(TGS_PHALANX, 2, 0))
+    assert (found[:, 1].min(), found[:, 1].max()) == pytest.approx((100 - 25.5, 100 + 25.5), abs=1.5)
+    assert np.abs((found[:, 1] - found[:, 0]) - 50).max() == 0
+
+
+def test_bes_scales_about_the_centre_and_shifts_within_the_published_limits():
+    augmentation = only(TGS_BES, 3)
+    for index in range(50):
+        augmentation.apply(IMAGE, MASK, index)
+        matrix = augmentation._compose.transforms[0].params["matrix"]
+        scale = matrix[0, 0]
+        assert 0.4 <= scale <= 1.6
+        assert matrix[:2, :2] == pytest.approx(np.eye(2) * scale)
+        assert np.abs(matrix[:2, 2] - 50 * (1 - scale)).max() <= 0.1625 * 101
+
+
+def test_phalanx_crop_is_the_published_crop_and_resize():
+    transform = CropAndStretch(limit=0.2, p=1)
+    drawn = []
+    for index in range(300):
+        transform.set_random_seed(index)
+        result = transform(image=IMAGE, mask=MASK)
+        top, bottom, left, right = transform.params["cuts"]
+        drawn += [top, bottom, left, right]
+        inside = slice(top, 101 - bottom), slice(left, 101 - right)
+        assert np.array_equal(result["image"][..., 0], cv2.resize(IMAGE[inside], (101, 101)))
+        assert np.array_equal(result["mask"], cv2.resize(MASK[inside].astype(np.float32), (101, 101)) > 0.5)
+    assert set(drawn) == set(range(20))
+
+
+def test_phalanx_shear_is_the_published_perspective():
+    transform = HorizontalShear(limit=0.07, p=1)
+    shifts = set()
+    for index in range(150):
+        transform.set_random_seed(index)
+        result = transform(image=IMAGE, mask=MASK)
+        shift = transform.params["shift"]
+        shifts.add(shift)
+        corners = np.array([[0, 0], [101, 0], [101, 101], [0, 101]], np.float32)
+        moved = corners + np.array([[shift, 0], [shift, 0], [-shift, 0], [-shift, 0]], np.float32)
+        matrix = cv2.getPerspectiveTransform(corners, moved)
+        expected = cv2.warpPerspective(IMAGE, matrix, (101, 101), borderMode=cv2.BORDER_REFLECT_101)
+        assert np.abs(result["image"][..., 0].astype(int) - expected.reshape(101, 101)).mean() < 0.5
+    assert set(range(-6, 7)) <= shifts <= set(range(-7, 8))
+
+
+def test_phalanx_turns_clockwise_up_to_15_degrees():
+    augmentation = only(TGS_PHALANX, 1, 2)
+    angles = []
+    for index in range(200):
+        augmentation.apply(IMAGE, MASK, index)
+        matrix = augmentation._compose.transforms[0].params["matrix"]
+        angles.append(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))  # y points down: clockwise is positive
+    assert 0 <= min(angles) < 1
+    assert 14 < max(angles) <= 15
+
+
+def test_class_masks_get_no_new_classes():
+    mask = (MASK * 7 + 2).astype(np.uint8)
+    for index in range(40):
+        assert set(np.unique(Augmentation("tgs_phalanx").apply(IMAGE, mask, index)[1])) <= {2, 9}
+
+
+def test_gray_channel_survives_every_listed_transform():
+    for name in ("Blur", "CLAHE", "Equalize", "ElasticTransform", "GridDistortion", "Rotate", "MotionBlur", "Solarize"):
+        image, mask = Augmentation([one(name, p=1)]).apply(IMAGE, MASK, 5)
+        assert image.shape == IMAGE.shape, name
+        assert mask.shape == MASK.shape, name
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (one("HorizontalFlop"), r"augment\[0\]: HorizontalFlop is unknown; write one of HorizontalFlip"),
+        (one("ToTensorV2"), "ToTensorV2 is unknown"),
+        (one("Affine", rotation=3), r"augment\[0\].arguments: rotation is unknown; write one of .*rotate"),
+        (one("HorizontalFlip", p=2), "HorizontalFlip refuses .* less than or equal to 1"),
+        (one("Rotate", border_mode="BORDER_REFLEKT_101"), "border_mode: .* write one of BORDER_REFLECT_101"),
+        (one("OneOf"), "OneOf is a block; list its transforms"),
+        (one("Blur", [one("Blur")]), "Blur is no block"),
+        (one("OneOf", [one("Blur"), one("Blurr")]), r"augment\[0\].transforms\[1\]: Blurr is unknown"),
+    ],
+)
+def test_faults_of_the_recipe_say_where_and_what_to_write(transform, message):
+    with pytest.raises(RecipeError, match=message):
+        Augmentation([transform])
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [(one("Normalize", p=1), "float32"), (one("ISONoise", p=1), "fails on an image"), (one("ToRGB", p=1), "channels")],
+)
+def test_transforms_that_a_gray_image_or_the_network_cant_take(transform, message):
+    with pytest.raises(RecipeError, match=message):
+        Augmentation([transform]).apply(IMAGE, MASK, 0)
+
+
+def test_constants_of_opencv_go_by_name():
+    augmentation = Augmentation([one("Rotate", border_mode="BORDER_REFLECT_101", interpolation="INTER_NEAREST")])
+    built = augmentation._compose.transforms[0]
+    assert (built.border_mode, built.interpolation) == (cv2.BORDER_REFLECT_101, cv2.INTER_NEAREST)
+    assert isinstance(built, albumentations.Rotate)

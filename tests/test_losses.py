@@ -1,0 +1,252 @@
+"""Losses: parity with other implementations, hand-worked numbers, gradients."""
+
+import math
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+
+from stagepipe import losses
+from stagepipe.errors import RecipeError
+from stagepipe.recipe.model import LOSSES, SIGMOID_LOSSES, SOFTMAX_LOSSES, LossTerm
+
+IGNORE = 255
+SINGLE = sorted(set(LOSSES) - SOFTMAX_LOSSES)
+SEVERAL = sorted(set(LOSSES) - SIGMOID_LOSSES)
+
+
+def batch(classes=1, soft=False, dtype=torch.float32, size=(3, 9, 7), ignored=False):
+    """Logits with gradient and a target that fits them."""
+    generator = torch.Generator().manual_seed(classes)
+    logits = 2 * torch.randn(size[0], classes, *size[1:], generator=generator, dtype=dtype)
+    if classes == 1:
+        target = torch.rand(size, generator=generator, dtype=dtype)
+        target = target if soft else (target > 0.6).to(dtype)
+    else:
+        target = torch.randint(0, classes, size, generator=generator)
+        if ignored:
+            target[:, 1:3] = IGNORE
+    return logits.requires_grad_(), target
+
+
+def value_and_gradient(function, logits, target):
+    value = function(logits, target)
+    return value.detach(), torch.autograd.grad(value, logits)[0]
+
+
+def assert_same(ours, theirs, logits, target, tolerance=1e-6):
+    for found, expected in zip(
+        value_and_gradient(ours, logits, target), value_and_gradient(theirs, logits, target), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def lovasz_hinge_slowly(logits, target, shape):
+    """Berman et al. 2018, algorithm 1, pixel by pixel in Python numbers; `shape` is relu or elu + 1."""
+    total = torch.zeros((), dtype=logits.dtype)
+    for logit, mask in zip(logits.flatten(1), target.flatten(1), strict=True):
+        errors = [1 - x * (2 * y - 1) for x, y in zip(logit, mask.tolist(), strict=True)]
+        order = sorted(range(len(errors)), key=lambda pixel: -errors[pixel].item())
+        truth = sum(mask.tolist())
+        intersection, union, before = truth, truth, 0.0
+        for pixel in order:
+            intersection -= mask[pixel].item()
+            union += 1 - mask[pixel].item()
+            total = total + shape(errors[pixel]) * (1 - intersection / union - before)
+            before = 1 - intersection / union
+    return total / len(logits)
+
+
+# ------------------------------------------------------------------------------------------------------------- Lovasz
+
+
+@pytest.mark.parametrize("size", [(3, 9, 7), (2, 40, 50), (1, 1, 1)])
+def test_lovasz_hinge_equals_smp_on_hard_masks(size):
+    logits, target = batch(size=size)
+    target[0] = 0
+    theirs = smp.losses.LovaszLoss(mode="binary", per_image=True)
+    assert_same(losses.lovasz_hinge, theirs, logits, target)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"), [(losses.lovasz_hinge, F.relu), (losses.lovasz_hinge_elu, lambda error: F.elu(error) + 1)]
+)
+@pytest.mark.parametrize("soft", [False, True])
+def test_lovasz_hinge_equals_a_loop_on_soft_masks(loss, shape, soft):
+    logits, target = batch(soft=soft, dtype=torch.float64)
+    assert_same(loss, lambda x, y: lovasz_hinge_slowly(x, y, shape), logits, target)
+
+
+def test_lovasz_hinge_hand_worked():
+    # errors 2 (truth 0), 0.5 (truth 1), -1 (truth 0): J = 1/2, 1, 1, so g = 1/2, 1/2, 0
+    logits = torch.tensor([[[[1.0, 0.5, -2.0]]]])
+    target = torch.tensor([[[0.0, 1.0, 0.0]]])
+    assert losses.lovasz_hinge(logits, target).item() == pytest.approx(0.5 * 2 + 0.5 * 0.5)
+    assert losses.lovasz_hinge_elu(logits, target).item() == pytest.approx(0.5 * 3 + 0.5 * 1.5)
+
+
+def test_lovasz_hinge_of_an_empty_mask_has_one_pixel_of_gradient():
+    logits, target = batch(size=(1, 9, 7))
+    _, gradient = value_and_gradient(losses.lovasz_hinge, logits, torch.zeros_like(target))
+    assert gradient.flatten().nonzero().flatten().tolist() == [logits.flatten().argmax().item()]
+
+
+def test_lovasz_weights_keep_their_digits_in_a_large_image():
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.randperm(500_000, generator=generator).float().unsqueeze(0)  # no two alike
+    truth = (torch.rand(1, 500_000, generator=generator) < 0.3).float()
+    weights = losses.lovasz_weights(errors, truth)
+    order = errors[0].argsort(descending=True)
+    y = truth[0, order].double()
+    jaccard = 1 - (y.sum() - y.cumsum(0)) / (y.sum() + (1 - y).cumsum(0))
+    expected = torch.diff(jaccard, prepend=torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(weights[0, order].double(), expected, rtol=2e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_lovasz_softmax_equals_smp(ignored):
+    logits, target = batch(5, ignored=ignored)
+    target[0][target[0] == 3] = 1  # the first image has no class 3
+    theirs = smp.losses.LovaszLoss(mode="multiclass", per_image=True, ignore_index=IGNORE)
+    assert_same(lambda x, y: losses.lovasz_softmax(x, y, IGNORE), theirs, logits, target)
+
+
+# -------------------------------------------------------------------------------------------------- overlap and pixels
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "smooth"),
+    [(losses.dice, smp.losses.DiceLoss, 0.5), (losses.jaccard, smp.losses.JaccardLoss, 1.0)],  # smp halves Dice's sums
+)
+def test_dice_and_jaccard_equal_smp(ours, theirs, smooth):
+    assert_same(ours, theirs(mode="binary", smooth=smooth), *batch())
+    reference = theirs(mode="multiclass", smooth=smooth, ignore_index=IGNORE)
+    assert_same(lambda x, y: ours(x, y, IGNORE), reference, *batch(4, ignored=True))
+
+
+def test_dice_and_jaccard_hand_worked():
+    logits = torch.zeros(2, 1, 1, 2)  # p = 1/2 everywhere
+    target = torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]])
+    assert losses.dice(logits, target).item() == pytest.approx(1 - 3 / 5)
+    assert losses.dice(logits, target, smooth=0.0).item() == pytest.approx(1 - 2 / 4)
+    assert losses.dice_per_image(logits, target).item() == pytest.approx(((1 - 3 / 4) + (1 - 1 / 2)) / 2)
+    assert losses.jaccard(logits, target).item() == pytest.approx(1 - 2 / 4)
+
+
+def test_dice_per_image_is_the_mean_of_single_images():
+    logits, target = batch(3)
+    singles = [losses.dice(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))]
+    torch.testing.assert_close(losses.dice_per_image(logits, target), torch.stack(singles).mean())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 3.0])
+def test_focal_equals_smp(gamma):
+    logits, target = batch()
+    assert_same(
+        lambda x, y: losses.focal(x, y, gamma=gamma), smp.losses.FocalLoss("binary", gamma=gamma), logits, target
+    )
+
+
+def test_focal_with_a_root_has_a_finite_gradient_where_it_is_sure():
+    logits, target = torch.tensor([[[[200.0, -200.0, 0.0]]]], requires_grad=True), torch.tensor([[[1.0, 0.0, 1.0]]])
+    _, gradient = value_and_gradient(lambda x, y: losses.focal(x, y, gamma=0.5), logits, target)
+    assert gradient.isfinite().all()
+
+
+def test_focal_hand_worked():
+    logits, half = torch.zeros(1, 1, 1, 1), 0.25 * math.log(2)
+    for target in (0.0, 1.0, 0.3, 1.0000001):  # at p = 1/2 softness makes no difference
+        assert losses.focal(logits, torch.full((1, 1, 1), target)).item() == pytest.approx(half)
+    several = losses.focal(torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
+    assert several.item() == pytest.approx(0.75**2 * math.log(4))
+
+
+def test_focal_without_gamma_is_cross_entropy():
+    logits, target = batch()
+    assert_same(lambda x, y: losses.focal(x, y, gamma=0.0), losses.bce, logits, target)
+    logits, target = batch(4, ignored=True)
+    reference = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)
+    assert_same(lambda x, y: losses.cross_entropy(x, y, IGNORE), reference, logits, target)
+    assert_same(lambda x, y: losses.focal(x, y, IGNORE, gamma=0.0), reference, logits, target)
+
+
+def test_bce_takes_soft_masks_and_large_logits():
+    logits, target = batch(soft=True)
+    p = logits.detach().sigmoid()[:, 0]
+    expected = -(target * p.log() + (1 - target) * (1 - p).log()).mean()
+    torch.testing.assert_close(losses.bce(logits, target).detach(), expected)
+    assert losses.bce(torch.full((1, 1, 1, 1), -100.0), torch.ones(1, 1, 1)).item() == 100
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+
+
+def loss_of(name, logits, target, ignore_index=None):
+    return losses.total_loss({name: LossTerm()}, logits, target, ignore_index)
+
+
+def test_every_loss_of_a_recipe_is_there():
+    assert set(losses.LOSSES) == set(LOSSES)
+
+
+@pytest.mark.parametrize(("name", "classes"), [(name, 1) for name in SINGLE] + [(name, 3) for name in SEVERAL])
+def test_gradients_are_those_of_the_value(name, classes):
+    logits, target = batch(classes, soft=True, dtype=torch.float64, size=(2, 3, 4), ignored=True)
+    assert torch.autograd.gradcheck(lambda x: loss_of(name, x, target, IGNORE if classes > 1 else None), (logits,))
+
+
+@pytest.mark.parametrize(("name", "classes"), [(name, 1) for name in SINGLE] + [(name, 3) for name in SEVERAL])
+def test_half_precision_logits_give_a_float32_loss(name, classes):
+    logits, target = batch(classes, size=(2, 64, 64))
+    half = logits.detach().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(name, half, target)
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+    torch.testing.assert_close(loss, loss_of(name, half.float(), target), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_ignored_pixels_have_no_part(name):
+    logits, target = batch(3, ignored=True)
+    value, gradient = value_and_gradient(lambda x, y: loss_of(name, x, y, IGNORE), logits, target)
+    assert (gradient.permute(0, 2, 3, 1)[target == IGNORE] == 0).all()
+    assert (gradient.permute(0, 2, 3, 1)[target != IGNORE] != 0).any()
+    other = torch.where((target == IGNORE).unsqueeze(1), 5 * torch.ones_like(logits), logits)
+    torch.testing.assert_close(loss_of(name, other, target, IGNORE).detach(), value)
+    everything, none = value_and_gradient(
+        lambda x, y: loss_of(name, x, y, IGNORE), logits, torch.full_like(target, IGNORE)
+    )
+    assert everything.isfinite()
+    assert (none == 0).all()
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_extreme_logits_stay_finite(name):
+    logits = torch.tensor([[[[1e4, -1e4], [60.0, -60.0]]]], requires_grad=True)
+    for target in (torch.zeros(1, 2, 2), torch.ones(1, 2, 2), torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])):
+        value, gradient = value_and_gradient(lambda x, y: loss_of(name, x, y), logits, target)
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+
+
+def test_total_is_the_weighted_sum():
+    logits, target = batch()
+    terms = {"bce": LossTerm(weight=3), "dice": LossTerm(arguments={"smooth": 0.5}), "focal": LossTerm(weight=4)}
+    expected = (
+        3 * losses.bce(logits, target) + losses.dice(logits, target, smooth=0.5) + 4 * losses.focal(logits, target)
+    )
+    torch.testing.assert_close(losses.total_loss(terms, logits, target), expected)
+
+
+def test_wrong_terms_are_refused():
+    logits, target = batch()
+    with pytest.raises(RecipeError, match="focal has no argument gama; its arguments are: gamma"):
+        losses.total_loss({"focal": LossTerm(arguments={"gama": 2})}, logits, target)
+    with pytest.raises(RecipeError, match="bce has no argument smooth; its arguments are: none"):
+        losses.total_loss({"bce": LossTerm(arguments={"smooth": 1})}, logits, target)
+    with pytest.raises(RecipeError, match="cross_entropy needs several classes"):
+        loss_of("cross_entropy", logits, target)
+    with pytest.raises(RecipeError, match="lovasz_hinge needs a single class and there are 3"):
+        loss_of("lovasz_hinge", *batch(3))

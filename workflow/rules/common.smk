@@ -1,0 +1,186 @@
+"""The recipe, and the functions that turn its parts into inputs and params of rules."""
+
+import sys
+from pathlib import Path
+
+from stagepipe.errors import StagepipeError
+from stagepipe.recipe import parts
+from stagepipe.recipe.graph import folds_of
+from stagepipe.workflow import plan
+
+try:
+    PLAN = plan(workflow.configfiles, workflow.config_settings.config, Path(workflow.basedir))
+except StagepipeError as error:
+    sys.exit(f"\n{error}\n")
+
+RECIPE = PLAN.recipe
+SUBMISSION = "submission.csv" if RECIPE.submission.encode == "tgs" else "submission.json"
+
+
+def code(script):
+    """Input: the fingerprint of the code that a script runs. It makes jobs re-run only under `code: rerun`."""
+    path = PLAN.code_file(script)
+    return path if RECIPE.code == "rerun" else ancient(path)
+
+
+def job(script):
+    """Params: the script's path and the arguments that are not part of its result, and so never a reason to run it again."""
+
+    # A function of `input` and `threads` is what Snakemake leaves out of its comparison.
+    def arguments(wildcards, input, threads):
+        return PLAN.arguments(script, list(input), threads)
+
+    return arguments
+
+
+def raw_files(wildcards):
+    """Tables beside the raw images (which are compared by their listing), or the generated survey."""
+    if RECIPE.dataset.format == "synthetic":
+        return {"raw": ancient("<results>/raw"), "tables": ["<results>/data/raw.sha256"]}
+    return {"tables": PLAN.raw_tables}
+
+
+def raw_root(wildcards, input):
+    return RECIPE.dataset.root or input.raw
+
+
+def fold_source(wildcards):
+    """The file that a recipe takes its folds from."""
+    return [RECIPE.folds.file] if RECIPE.folds.file else []
+
+
+def training_data(wildcards):
+    """Pseudolabels and start weights, where a phase uses them."""
+    phase = RECIPE.stage(wildcards.stage).runs[wildcards.run].phase(wildcards.phase)
+    files = {}
+    if phase.data != "labels":
+        files["pseudolabels"] = f"<results>/{wildcards.stage}/pseudolabels.parquet"
+    if phase.init != "encoder":
+        stage, run, name = phase.init.split("/")
+        shared = RECIPE.stage(stage).runs[run].phase(name).folds == "shared"
+        fold = "shared" if shared else wildcards.fold
+        files["origin"] = f"<results>/{phase.init}/fold_{fold}/weights.safetensors"
+    return files
+
+
+def member_weights(wildcards):
+    """Weights files of the phases that have members."""
+    run = RECIPE.stage(wildcards.stage).runs[wildcards.run]
+    folder = f"<results>/{wildcards.stage}/{wildcards.run}"
+    return [f"{folder}/{phase.name}/fold_{wildcards.fold}/weights.safetensors" for phase in run.phases if phase.member]
+
+
+def fold_tables(stage, run, split):
+    """Tables of a run that together cover a split: every fold's."""
+    return [f"<results>/{stage}/{run}/fold_{fold}/{split}.parquet" for fold in range(RECIPE.folds.count)]
+
+
+def stage_tables(wildcards):
+    """Every fold's table of every run with a weight, run after run."""
+    runs = parts.run_weights(RECIPE.stage(wildcards.stage))
+    return [table for run in runs for table in fold_tables(wildcards.stage, run, wildcards.split)]
+
+
+def blend_tables(wildcards):
+    """Every fold's table of every run in the submission, run after run."""
+    shares = parts.blend_weights(RECIPE)
+    return [table for stage, run in shares for table in fold_tables(stage, run, wildcards.split)]
+
+
+def scored_tables(wildcards):
+    """Out-of-fold tables of every run of a stage, run after run, and the stage's ensemble."""
+    runs = sorted(RECIPE.stage(wildcards.stage).runs)
+    return [table for run in runs for table in fold_tables(wildcards.stage, run, "out_of_fold")]
+
+
+def source_tables(wildcards):
+    """Test tables that pseudolabels come from: the source stage's ensemble, or every fold's tables for cross-fitting."""
+    source = RECIPE.stage(wildcards.stage).pseudolabels
+    if not source.cross_fit:
+        return f"<results>/{source.stage}/ensemble/test.parquet"
+    runs = parts.run_weights(RECIPE.stage(source.stage))
+    return [table for run in runs for table in fold_tables(source.stage, run, "test")]
+
+
+def submission_rows(wildcards):
+    """Sample submission whose ids order the rows."""
+    return [RECIPE.submission.rows] if RECIPE.submission.rows else []
+
+
+def all_cases(wildcards):
+    """Per-image scores of every stage and of the submission."""
+    return [f"<results>/{stage.name}/cases.parquet" for stage in RECIPE.stages] + ["<results>/submission/cases.parquet"]
+
+
+def all_histories(wildcards):
+    """Histories of every phase of every fold."""
+    return [
+        f"<results>/{stage.name}/{run}/{phase.name}/fold_{fold}/history.parquet"
+        for stage in RECIPE.stages
+        for run, spec in stage.runs.items()
+        for phase in spec.phases
+        for fold in folds_of(RECIPE, phase)
+    ]
+
+
+def all_weights(wildcards):
+    """Weights of every phase of every fold."""
+    return [history.replace("history.parquet", "weights.safetensors") for history in all_histories(wildcards)]
+
+
+def all_pseudolabels(wildcards):
+    """Pseudolabels of the stages that use them."""
+    return [f"<results>/{stage.name}/pseudolabels.parquet" for stage in RECIPE.stages if stage.pseudolabels]
+
+
+# ---------------------------------------------------------------------------------------- the part of the recipe for each rule
+
+
+def synthesise_part(wildcards):
+    return parts.SynthesisePart(synthetic=RECIPE.dataset.synthetic).text()
+
+
+def ingest_part(wildcards):
+    return parts.ingest_part(RECIPE, PLAN.listing).text()
+
+
+def folds_part(wildcards):
+    return parts.FoldsPart(folds=RECIPE.folds).text()
+
+
+def train_part(wildcards):
+    return parts.train_part(RECIPE, wildcards.stage, wildcards.run, wildcards.phase, wildcards.fold).text()
+
+
+def predict_part(wildcards):
+    return parts.predict_part(RECIPE, wildcards.stage, wildcards.run, wildcards.fold).text()
+
+
+def ensemble_part(wildcards):
+    weights = parts.run_weights(RECIPE.stage(wildcards.stage))
+    return parts.EnsemblePart(weights=list(weights.values()), split=wildcards.split).text()
+
+
+def blend_part(wildcards):
+    weights = parts.blend_weights(RECIPE)
+    return parts.EnsemblePart(weights=list(weights.values()), split=wildcards.split).text()
+
+
+def score_part(wildcards):
+    return parts.score_part(RECIPE, wildcards.stage).text()
+
+
+def pseudolabels_part(wildcards):
+    return parts.pseudolabels_part(RECIPE, wildcards.stage).text()
+
+
+def binarise_part(wildcards):
+    return parts.binarise_part(RECIPE).text()
+
+
+def submit_part(wildcards):
+    return parts.submit_part(RECIPE).text()
+
+
+def report_part(wildcards):
+    return parts.report_part(RECIPE).text()

@@ -1,0 +1,25 @@
+"""Confident predictions of one stage become training masks of a later one."""
+
+
+rule select_pseudolabels:
+    input:
+        samples=rules.ingest.output.samples,
+        tables=source_tables,
+        code=code("select_pseudolabels"),
+    output:
+        pseudolabels="<results>/{stage}/pseudolabels.parquet",
+    log:
+        "<logs>/select_pseudolabels/{stage}.log",
+    benchmark:
+        "<benchmarks>/select_pseudolabels/{stage}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        part=pseudolabels_part,
+        job=job("select_pseudolabels"),
+    message:
+        "Selecting pseudolabels for {wildcards.stage}"
+    shell:
+        "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples}"
+        " --tables {input.tables} --pseudolabels {output.pseudolabels}"

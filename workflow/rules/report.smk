@@ -1,0 +1,60 @@
+"""One page that shows what happened, and its pictures for `snakemake --report`."""
+
+PICTURES = {
+    "data_overview": "Data",
+    "fold_balance": "Data",
+    "learning_curves": "Training",
+    "pseudolabels": "Training",
+    "scores": "Scores",
+    "thresholds": "Scores",
+    "cases": "Predictions",
+    "cost": "Cost",
+}
+
+
+rule report:
+    input:
+        samples=rules.ingest.output.samples,
+        pixels=ancient(rules.ingest.output.pixels),
+        faults=rules.ingest.output.faults,
+        folds=rules.split_folds.output.folds,
+        histories=all_histories,
+        weights=all_weights,
+        pseudolabels=all_pseudolabels,
+        cases=all_cases,
+        scores=rules.collect_scores.output.scores,
+        threshold=rules.binarise.output.threshold,
+        thresholds=rules.binarise.output.thresholds,
+        out_of_fold="<results>/submission/out_of_fold.parquet",
+        test="<results>/submission/test.parquet",
+        submission=rules.submit.output.submission,
+        code=code("report"),
+    output:
+        [
+            report(
+                f"<results>/report/{picture}.png",
+                caption=f"../report/{picture}.rst",
+                category=category,
+                labels={"figure": picture.replace("_", " ")},
+            )
+            for picture, category in PICTURES.items()
+        ],
+        html="<results>/report.html",
+    log:
+        "<logs>/report.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        part=report_part,
+        job=job("report"),
+        # What jobs took is no result, so it is not among the inputs.
+        benchmarks=f"results/{RECIPE.name}/benchmarks",
+    message:
+        "Writing the report"
+    shell:
+        "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
+        " --faults {input.faults} --folds {input.folds} --histories {input.histories} --weights {input.weights}"
+        " --pseudolabels {input.pseudolabels} --cases {input.cases} --scores {input.scores}"
+        " --threshold {input.threshold} --thresholds {input.thresholds} --out-of-fold {input.out_of_fold}"
+        " --test {input.test} --submission {input.submission} --benchmarks {params.benchmarks} --html {output.html}"

@@ -1,0 +1,99 @@
+"""Blend, binarise, postprocess, encode; scores beside them."""
+
+
+rule blend:
+    input:
+        tables=blend_tables,
+        code=code("ensemble"),
+    output:
+        table="<results>/submission/{split}.parquet",
+    log:
+        "<logs>/blend/{split}.log",
+    benchmark:
+        "<benchmarks>/blend/{split}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        part=blend_part,
+        job=job("ensemble"),
+    message:
+        "Blending the {wildcards.split} predictions"
+    shell:
+        "exec python {params.job} --part {params.part:q} --log {log} --tables {input.tables} --table {output.table}"
+
+
+rule binarise:
+    input:
+        samples=rules.ingest.output.samples,
+        pixels=ancient(rules.ingest.output.pixels),
+        folds=rules.split_folds.output.folds,
+        table="<results>/submission/out_of_fold.parquet",
+        code=code("binarise"),
+    output:
+        threshold="<results>/submission/threshold.json",
+        thresholds="<results>/submission/thresholds.parquet",
+        cases="<results>/submission/cases.parquet",
+    log:
+        "<logs>/binarise.log",
+    benchmark:
+        "<benchmarks>/binarise.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        part=binarise_part,
+        job=job("binarise"),
+    message:
+        "Fixing the threshold on out-of-fold predictions"
+    shell:
+        "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
+        " --folds {input.folds} --table {input.table}"
+        " --threshold {output.threshold} --thresholds {output.thresholds} --cases {output.cases}"
+
+
+rule submit:
+    input:
+        samples=rules.ingest.output.samples,
+        table="<results>/submission/test.parquet",
+        threshold=rules.binarise.output.threshold,
+        rows=submission_rows,
+        code=code("submit"),
+    output:
+        submission=f"<results>/{SUBMISSION}",
+    log:
+        "<logs>/submit.log",
+    benchmark:
+        "<benchmarks>/submit.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        part=submit_part,
+        job=job("submit"),
+    message:
+        "Writing {output.submission}"
+    shell:
+        "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --table {input.table}"
+        " --threshold {input.threshold} --rows {input.rows} --submission {output.submission}"
+
+
+rule collect_scores:
+    input:
+        cases=all_cases,
+        code=code("collect_scores"),
+    output:
+        scores="<results>/scores.csv",
+    log:
+        "<logs>/collect_scores.log",
+    benchmark:
+        "<benchmarks>/collect_scores.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        job=job("collect_scores"),
+    message:
+        "Collecting scores"
+    shell:
+        "exec python {params.job} --log {log} --cases {input.cases} --scores {output.scores}"

@@ -1,0 +1,15 @@
+"""Collect the per-image scores of all stages into one table of means."""
+
+from stagepipe import script
+from stagepipe.recipe.parts import CollectPart
+
+
+def main() -> None:
+    work = script.start(__doc__, CollectPart, inputs=["cases"], outputs=["scores"])
+    from stagepipe.scores import write_summary
+
+    write_summary(work.paths["cases"], work.path("scores"))
+
+
+if __name__ == "__main__":
+    main()

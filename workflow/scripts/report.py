@@ -1,0 +1,41 @@
+"""Write the page that shows what happened, and its pictures."""
+
+from stagepipe import script
+from stagepipe.recipe.parts import ReportPart
+
+INPUTS = [
+    "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "scores", "threshold",
+    "thresholds", "out-of-fold", "test", "submission", "benchmarks",
+]  # fmt: skip
+
+
+def main() -> None:
+    work = script.start(__doc__, ReportPart, INPUTS, outputs=["html"])
+    from stagepipe import report
+
+    recipe = work.part.recipe
+    html = work.path("html")
+    inputs = report.ReportInputs(
+        name=recipe.name,
+        recipe=recipe,
+        samples=work.path("samples"),
+        pixels=work.path("pixels"),
+        folds=work.path("folds"),
+        faults=work.path("faults"),
+        histories=work.paths["histories"],
+        cases=work.paths["cases"],
+        scores_csv=work.path("scores"),
+        pseudolabels={path.parent.name: path for path in work.paths["pseudolabels"]},
+        threshold_summary=work.path("threshold"),
+        thresholds=work.path("thresholds"),
+        blend_out_of_fold=work.path("out-of-fold"),
+        blend_test=work.path("test"),
+        submission=work.path("submission"),
+        benchmarks=sorted(work.path("benchmarks").rglob("*.tsv")),
+        weights=work.paths["weights"],
+    )
+    report.write(inputs, html, html.parent / "report")
+
+
+if __name__ == "__main__":
+    main()

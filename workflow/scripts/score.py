@@ -1,0 +1,17 @@
+"""Score the out-of-fold predictions of a stage's runs and of their ensemble, image by image."""
+
+from stagepipe import script
+from stagepipe.recipe.parts import ScorePart
+
+
+def main() -> None:
+    work = script.start(__doc__, ScorePart, inputs=["samples", "pixels", "folds", "tables"], outputs=["cases"])
+    from stagepipe.artefacts import write_table
+    from stagepipe.scores import stage_cases
+
+    sources = (work.path(name) for name in ("samples", "pixels", "folds"))
+    write_table(work.path("cases"), stage_cases(work.part, *sources, work.paths["tables"]), work.provenance)
+
+
+if __name__ == "__main__":
+    main()
