@@ -1,9 +1,9 @@
 """From raw files to a submission, as one recipe says.
 
-    snakemake --cores 1 --resources gpu=1                                              # config/config.yaml
-    snakemake --cores 1 --resources gpu=1 --configfile config/recipes/x.yaml [overlay.yaml ...]
-    snakemake --profile profiles/slurm ...
-    snakemake --cores 1 --resources gpu=1 stage2                                       # stage 2 and what it needs
+snakemake --cores 1 --resources gpu=1                                              # config/config.yaml
+snakemake --cores 1 --resources gpu=1 --configfile config/recipes/x.yaml [overlay.yaml ...]
+snakemake --profile profiles/slurm ...
+snakemake stage2 --cores 1 --resources gpu=1                                       # stage 2 and what it needs
 """
 
 from snakemake.utils import min_version
@@ -20,6 +20,9 @@ pathvars:
     benchmarks=f"results/{RECIPE.name}/benchmarks",
 
 
+report: "workflow/report/workflow.rst"
+
+
 # Rules carry no software of their own: the one environment that runs Snakemake runs them.
 container: None
 
@@ -30,6 +33,10 @@ wildcard_constraints:
     phase=r"\w+",
     fold=r"\d+|shared",
     split="out_of_fold|test",
+
+
+onstart:
+    hold(PLAN)
 
 
 rule all:

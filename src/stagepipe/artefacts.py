@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = b"stagepipe-sha256:"
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 VERSIONED = ("stagepipe", "torch", "segmentation-models-pytorch", "albumentations", "numpy", "opencv-python-headless")
 
 
@@ -154,8 +154,9 @@ def _versions() -> dict[str, str]:
 
 
 def _described(provenance: Provenance) -> dict[str, str]:
-    text = json.dumps(asdict(provenance) | {"versions": _versions()}, sort_keys=True)
-    return {"stagepipe": text, "checksum": MARK.decode() + "0" * 64}
+    # One entry: safetensors writes several in an order of chance, and the same content must give the same bytes.
+    checksum = {"checksum": MARK.decode() + "0" * 64}
+    return {"stagepipe": json.dumps(asdict(provenance) | {"versions": _versions()} | checksum, sort_keys=True)}
 
 
 def metadata(path: Path | str) -> dict[str, Any]:

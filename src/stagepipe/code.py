@@ -5,7 +5,6 @@ The recipe's types are left out: what a recipe says reaches a job as its part, w
 
 import ast
 import hashlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def modules(script: Path) -> dict[str, str]:
     waiting = list(_imports(script))
     while waiting:
         name = waiting.pop()
-        if name in found or name.startswith(LEFT_OUT):
+        if name in found or ".".join(name.split(".")[:2]) in LEFT_OUT:
             continue
         path = _path(name)
         found[name] = _fingerprint(path)
@@ -49,36 +48,52 @@ def _imports(path: Path) -> tuple[str, ...]:
     found: set[str] = set()
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("stagepipe.")}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "stagepipe":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
             # `from stagepipe import rle` names a module, `from stagepipe.rle import encode` what is in one.
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name for name in inner if _path(name).is_file()}
-            if node.module != "stagepipe":
-                found.add(str(node.module))
-    return tuple(sorted(found))
+            origin = _origin(node, path)
+            inner = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= {origin, *(name for name in inner if name.startswith("stagepipe.") and _path(name).is_file())}
+    # Python runs a package before what is in it.
+    packages = {".".join(name.split(".")[:end]) for name in found for end in range(2, name.count(".") + 1)}
+    return tuple(sorted(name for name in found | packages if name.startswith("stagepipe.")))
+
+
+def _origin(node: ast.ImportFrom, path: Path) -> str:
+    """Full name of what a `from` import names; `from .` counts from the file's own package."""
+    if not node.level or not path.is_relative_to(PACKAGE):
+        return node.module or ""
+    package = ("stagepipe", *path.relative_to(PACKAGE).parent.parts)
+    return ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
 
 
 @cache
 def _fingerprint(path: Path) -> str:
-    return hashlib.sha256("\n".join(_words(_tree(path))).encode()).hexdigest()
+    words: list[str] = []
+    _add_words(_tree(path), words)
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def _words(node: ast.AST) -> Iterator[str]:
-    """The syntax tree as lines, docstrings and empty fields left out (newer Pythons have more of those)."""
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        if name == "body" and isinstance(value, list) and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            value = _without_docstring(value)
-        if value is None or value == [] or name == "type_comment":
+def _add_words(node: ast.AST, words: list[str]) -> None:
+    """Append the syntax tree as lines, docstrings and empty fields left out (newer Pythons have more of those)."""
+    words.append(type(node).__name__)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or name in ("ctx", "kind", "type_comment"):
             continue
-        yield f".{name}"
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, ast.AST):
-                yield from _words(item)
-            else:
-                yield repr(item)
-    yield "end"
+        if isinstance(value, ast.AST):
+            words.append(name)
+            _add_words(value, words)
+        elif not isinstance(value, list):
+            words += (name, repr(value))
+        elif value:
+            words.append(name)
+            for item in _without_docstring(value) if name == "body" else value:
+                if isinstance(item, ast.AST):
+                    _add_words(item, words)
+                else:
+                    words.append(repr(item))
+    words.append("end")
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:

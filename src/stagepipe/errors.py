@@ -19,3 +19,7 @@ class ArtefactError(StagepipeError):
 
 class TrainingError(StagepipeError):
     """Training can't go on, for example on a loss that is not a number."""
+
+
+class BusyError(StagepipeError):
+    """Another process is at the same work."""

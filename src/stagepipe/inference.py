@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from stagepipe.artefacts import Provenance, load_weights, read_table
 from stagepipe.data.store import PixelStore
+from stagepipe.errors import TrainingError
 from stagepipe.networks import SegmentationNetwork, build
-from stagepipe.probabilities import ProbabilityWriter
+from stagepipe.probabilities import STEPS, ProbabilityWriter
 from stagepipe.recipe.parts import PredictPart
 from stagepipe.runtime import Machine
 from stagepipe.training import probabilities, same_size_batches
@@ -78,7 +79,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities float32 [B, C, H, W] of images uint8 [B, H, W, K]: mean over views, weighted mean over members."""
+        """Probabilities float32 [B, C, H, W] of images uint8 [B, H, W, K]: mean over views, weighted over members."""
         images = self._machine.to_device(images)
         # Quarter turns of an oblong image have another shape, so they are a batch of their own.
         stacks = [
@@ -110,8 +111,9 @@ def predict(
 ) -> None:
     """Write the `out_of_fold` and `test` tables of one run and fold.
 
-    `weights` maps the phases that have members to their files, `outputs` the two splits to the tables to write. The out-of-fold
-    table holds the samples whose fold this is, which no member has seen the label of.
+    `weights` maps the phases that have members to their files, `outputs` the two splits to the tables to write. The
+    out-of-fold table holds the samples whose fold this is, which no member has seen the label of. TrainingError if a
+    network gives values that are no numbers.
     """
     table = read_table(samples)
     store = PixelStore(pixels, table)
@@ -137,12 +139,13 @@ def predict(
 
 def _quantised(ensemble: Ensemble, store: PixelStore, rows: list[int], label: str) -> Iterator[tuple[int, np.ndarray]]:
     """Row numbers and uint8 maps [C, H, W]."""
-    if not rows:
-        return
     bar = tqdm(total=len(rows), desc=label, unit="image", leave=False, disable=not sys.stderr.isatty())
-    for batch in same_size_batches(store, rows, ensemble.batch_size(*store.image(rows[0]).shape[:2])):
-        images = torch.stack([torch.from_numpy(store.image(row).copy()) for row in batch])
-        quantised = (ensemble.predict(images) * 255).round().to(torch.uint8).cpu().numpy()
+    for batch, images in same_size_batches(store, rows, ensemble.batch_size):
+        maps = ensemble.predict(images)
+        if not bool(maps.isfinite().all()):
+            raise TrainingError(f"{label}: the network gives values that are no numbers; train with a smaller lr")
+        # round(255 p), halves up, as probabilities.quantise does it
+        quantised = (maps * STEPS + 0.5).to(torch.uint8).cpu().numpy()
         yield from zip(batch, quantised, strict=True)
         bar.update(len(batch))
     bar.close()

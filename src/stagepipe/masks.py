@@ -24,7 +24,7 @@ Map = NDArray[np.uint8]
 def final_masks(
     maps: Iterator[tuple[str, Map]], threshold: float | None, rule: Submission, black: set[str]
 ) -> Iterator[tuple[str, Map]]:
-    """(sample_id, uint8 mask [H, W]) of maps uint8 [C, H, W]: binarised, black images emptied if asked, postprocessed."""
+    """(sample_id, mask uint8 [H, W]) of maps [C, H, W]: binarised, black images emptied if asked, postprocessed."""
     for sample_id, quantised in maps:
         mask = binarise.apply(quantised, threshold)
         if rule.black_is_empty and sample_id in black:
@@ -45,8 +45,8 @@ def fix_threshold(
 ) -> None:
     """Choose the threshold on pooled out-of-fold predictions, and score the masks it gives.
 
-    Writes `threshold` (JSON: `chosen` and, of a single class, in_sample, nested, by_fold), `thresholds` (the whole curve) and
-    `scored` (CASES of the blend). Several classes take the most probable one, so their curve is empty.
+    Writes `threshold` (JSON: chosen and, of a single class, best, in_sample, nested, by_fold), `thresholds` (the whole
+    curve) and `scored` (CASES of the blend). Several classes take the most probable one, so their curve is empty.
     """
     rule, fold_of = part.submission, folds_by_id(folds)
     truths = label_reader(samples, pixels)

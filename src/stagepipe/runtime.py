@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import torch
 
 from stagepipe.errors import StagepipeError
@@ -30,8 +31,12 @@ class Machine:
 
 
 def configure(runtime: Runtime, threads: int) -> Machine:
-    """Set the process's threads and kernels once and return the machine. StagepipeError if CUDA is asked for and absent."""
+    """Set the process's threads and kernels once and return the machine.
+
+    `threads` are for torch and for OpenCV alike. StagepipeError if CUDA is asked for and absent.
+    """
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     cuda = torch.cuda.is_available()
     if runtime.device == "cuda" and not cuda:
         raise StagepipeError("runtime.device: cuda is not available here; write auto or cpu")

@@ -1,4 +1,4 @@
-"""What every script of workflow/scripts shares: its arguments, its log, the check of its inputs and the provenance of its outputs."""
+"""What every script of workflow/scripts shares: arguments, log, checked inputs and the provenance of its outputs."""
 
 import argparse
 import hashlib
@@ -9,15 +9,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from stagepipe.artefacts import Provenance, metadata, verify
-from stagepipe.errors import ArtefactError, StagepipeError
+from stagepipe.errors import ArtefactError, RecipeError, StagepipeError
+from stagepipe.recipe.explain import explain
 from stagepipe.recipe.model import Runtime
 from stagepipe.recipe.parts import Part
 
 LOG = logging.getLogger("stagepipe")
 SEALED = (".parquet", ".safetensors")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Job:
     """folder for the state of interrupted work, named by what the job does"""
 
     def path(self, name: str) -> Path:
-        """The one file of an option."""
-        (path,) = self.paths[name]
-        return path
+        """The one file of an option; ArtefactError if there is none or several."""
+        if len(self.paths[name]) != 1:
+            raise ArtefactError(f"--{name}: needs one file, found {len(self.paths[name])}; write `--{name} FILE`")
+        return self.paths[name][0]
 
     def optional(self, name: str) -> Path | None:
         """The one file of an option, or None."""
@@ -47,8 +52,8 @@ class Job:
 def start(description: str, kind: type[Part], inputs: list[str], outputs: list[str]) -> Job:
     """Parse the command line of a script: a part of the recipe, and named input and output files.
 
-    Every input artefact must be whole, and made by the part of the recipe that --expect names for it: ArtefactError says which
-    is not. Errors of the input end the process with one message, on the terminal and in the log.
+    Every input artefact must be whole, and made by the part of the recipe that --expect names for it: ArtefactError
+    says which is not. Errors of the input end the process with one message, on the terminal and in the log.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--part", default="{}", help=f"{kind.__name__} as JSON")
@@ -66,13 +71,21 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     _log_to(arguments.log)
     # OpenMP reads this when it loads, which is after this module: scripts import torch only below `start`.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    part = kind.model_validate_json(arguments.part)
+    part = _parsed(kind, arguments.part, "--part")
     paths: dict[str, list[Path]] = {name: getattr(arguments, name.replace("-", "_")) for name in [*inputs, *outputs]}
+    runtime = _parsed(Runtime, arguments.runtime, "--runtime")
     checksums = _check_inputs([path for name in inputs for path in paths[name]], json.loads(arguments.expect))
     provenance = Provenance(part.fingerprint(), checksums, arguments.code, getattr(part, "seed", 0))
     identity = json.dumps([provenance.part, checksums], sort_keys=True)
     state = arguments.state / hashlib.sha256(identity.encode()).hexdigest()[:20]
-    return Job(part, paths, arguments.threads, Runtime.model_validate_json(arguments.runtime), provenance, state)
+    return Job(part, paths, arguments.threads, runtime, provenance, state)
+
+
+def _parsed(kind: type[Parsed], text: str, option: str) -> Parsed:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{option}: {line}" for line in explain(error, kind))) from error
 
 
 def _check_inputs(paths: list[Path], expected: dict[str, str]) -> dict[str, str]:
@@ -105,4 +118,4 @@ def _log_error(kind: type[BaseException], error: BaseException, trace: Traceback
     if issubclass(kind, StagepipeError):
         LOG.error("%s", error)
     else:
-        LOG.error("%s", error or kind.__name__, exc_info=(kind, error, trace))
+        LOG.error("%s", str(error) or kind.__name__, exc_info=(kind, error, trace))

@@ -2,9 +2,9 @@
 
     train(part, inputs, outputs, ...)     # workflow/scripts/train.py calls this
 
-Every random draw is keyed by (seed, stage, run, phase, fold, epoch, sample), the learning rate is a pure function of the epoch
-and the scores so far, so progress is weights, optimiser state and a few numbers: a killed phase resumes and ends with the bits
-of one that was never stopped.
+Every random draw is keyed by (seed, stage, run, phase, fold, epoch, sample), the learning rate is a pure function of
+the epoch and the scores so far, so progress is weights, optimiser state and a few numbers: a killed phase resumes and
+ends with the bits of one that was never stopped.
 """
 
 import logging
@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from tqdm import tqdm
@@ -93,9 +94,9 @@ def train(
 ) -> None:
     """Train one phase on one fold and write its members and history.
 
-    `state_folder` keeps progress between attempts; it must be another one for whatever trains differently. TrainingError names
-    phase, epoch, batch and learning rate of a loss that is not a number. Exits with status 75 after SIGTERM or SIGUSR1, when
-    progress is saved.
+    `state_folder` keeps progress between attempts; it must be another one for whatever trains differently.
+    TrainingError names phase, epoch, batch and learning rate of a loss that is not a number. Exits with status 75 after
+    SIGTERM or SIGUSR1, when progress is saved.
     """
     with held(state_folder):
         state = TrainingState(state_folder)
@@ -106,7 +107,7 @@ def train(
             members["last"] = state.load_epoch(trainer.last_epoch())
             write_table(state.history, trainer.history(), provenance)
             save_weights(state.weights, members, provenance)
-            state.clear()
+        state.clear()
         publish(state.history, outputs.history)
         publish(state.weights, outputs.weights)
 
@@ -124,7 +125,7 @@ class Trainer:
         self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
         empty = torch.tensor([item.empty for item in selection.training]).numpy()
         self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key)
-        self.steps = len(self.orders.batches(0))
+        self.steps, self.images = len(self.orders.batches(0)), sum(map(len, self.orders.batches(0)))
         self.network = self._network(inputs.origin)
         self.forward: Callable[[torch.Tensor], torch.Tensor] = (
             torch.compile(self.network) if machine.compile else self.network
@@ -147,16 +148,17 @@ class Trainer:
             network.module.load_state_dict(load_weights(origin, member))
         return network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    # ------------------------------------------------------------------------------------------------------------- the loop
+    # --------------------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> None:
         """Train all epochs that are not yet done."""
         self._resume()
         stop = StopSignal()
-        while not self._finished():
-            cycle = self.progress.epoch // self.phase.epochs
-            self._train_cycle(cycle, stop)
-        stop.restore()
+        try:
+            while not self._finished():
+                self._train_cycle(self.progress.epoch // self.phase.epochs, stop)
+        finally:
+            stop.restore()
 
     def _train_cycle(self, cycle: int, stop: "StopSignal") -> None:
         end = (cycle + 1) * self.phase.epochs
@@ -167,17 +169,15 @@ class Trainer:
         data = batches(self.samples, self.orders, start, end, self.machine.workers, pin)
         with closing(data):
             while self.progress.epoch < end:
-                self._train_epoch(cycle, data, stop)
+                self._train_epoch(data, stop)
                 scores = self.progress.scores(end - self.phase.epochs, end)
                 if schedules.should_stop(self.phase.early_stop, scores):
                     self.progress.epoch = end
                 self._save()
 
-    def _train_epoch(self, cycle: int, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: "StopSignal") -> None:
+    def _train_epoch(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: "StopSignal") -> None:
         """One epoch: train on its remaining batches, validate, keep the weights if they are or may become a member."""
         phase, progress, began = self.phase, self.progress, time.monotonic()
-        epoch_in_cycle = progress.epoch - cycle * phase.epochs
-        scores = progress.scores(cycle * phase.epochs, progress.epoch)
         self.network.train()
         self.network.set_encoder_frozen(progress.epoch < phase.freeze_encoder)
         steps = self.steps
@@ -185,31 +185,29 @@ class Trainer:
         losses = torch.full((steps,), math.nan, device=self.machine.device)
         first_step = progress.step
         for step in self._bar(range(first_step, steps), progress.epoch):
-            share = step / steps
-            rate = schedules.learning_rate(phase.schedule, phase.lr, epoch_in_cycle, share, phase.epochs, scores)
-            losses[step] = self._train_step(data, step, rate)
+            losses[step] = self.train_step(data, step, self._rate(step))
             if stop.received and self._ends_group(step):
-                self._check(losses, first_step, step + 1, rate)
+                self._check(losses, first_step, step + 1)
                 progress.step = step + 1
-                progress.loss_sum += float(losses[first_step : step + 1].sum())
+                progress.loss_sum += float(losses[first_step : step + 1].double().sum())
                 progress.seconds += time.monotonic() - began
                 self._save()
-                LOG.warning("%s: progress is saved at epoch %d, batch %d", stop.name, progress.epoch, progress.step)
+                LOG.warning("%s: progress is saved, %s", stop.name, self._position())
                 raise SystemExit(INTERRUPTED)
-        self._check(losses, first_step, steps, rate)
-        loss = (progress.loss_sum + float(losses[first_step:].sum())) / steps
+        self._check(losses, first_step, steps)
+        loss = (progress.loss_sum + float(losses[first_step:].double().sum())) / steps
         score = self.validate()
         seconds = progress.seconds + time.monotonic() - began
-        images = steps * min(phase.batch, len(self.orders.empty))
-        progress.history.append([progress.epoch, rate, loss, score, seconds, images])
+        rate = self._rate(steps - 1)
+        progress.history.append([progress.epoch, rate, loss, score, seconds, self.images])
         LOG.info(
             "epoch %d of %d: loss %.4f, %s %.4f, lr %.2e, %.0f images/s",
-            progress.epoch + 1, phase.epochs * phase.cycles, loss, phase.monitor, score, rate, images / seconds,
+            progress.epoch + 1, phase.epochs * phase.cycles, loss, phase.monitor, score, rate, self.images / seconds,
         )  # fmt: skip
         self.state.save_epoch(progress.epoch, self._weights())
         progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
 
-    def _train_step(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], step: int, rate: float) -> torch.Tensor:
+    def train_step(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], step: int, rate: float) -> torch.Tensor:
         """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss."""
         phase = self.phase
         images, masks = (self.machine.to_device(tensor) for tensor in next(data))
@@ -219,7 +217,7 @@ class Trainer:
             logits = self.forward(images)
         target = self.network.geometry.mask(self._target(masks), self.part.ignore_index or 0)
         loss = total_loss(phase.loss, logits, target, self.part.ignore_index)
-        (loss / phase.accumulate).backward()
+        (loss / self._group_size(step)).backward()
         if self._ends_group(step):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_ratio"]
@@ -229,6 +227,18 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
+    def _rate(self, step: int) -> float:
+        """Learning rate of a batch of the current epoch."""
+        phase, epoch = self.phase, self.progress.epoch
+        first = epoch - epoch % phase.epochs
+        scores = self.progress.scores(first, epoch)
+        return schedules.learning_rate(phase.schedule, phase.lr, epoch - first, step / self.steps, phase.epochs, scores)
+
+    def _group_size(self, step: int) -> int:
+        """Batches that make up this batch's optimiser step; at the end of an epoch there may be fewer left."""
+        first = step - step % self.phase.accumulate
+        return min(self.phase.accumulate, self.steps - first)
+
     def _ends_group(self, step: int) -> bool:
         """Whether the optimiser steps after this batch; in between, gradients are accumulating and nothing is saved."""
         return (step + 1) % self.phase.accumulate == 0 or step + 1 == self.steps
@@ -236,28 +246,26 @@ class Trainer:
     def _target(self, masks: torch.Tensor) -> torch.Tensor:
         return masks.float() if len(self.part.classes) == 1 else masks.long()
 
-    def _check(self, losses: torch.Tensor, first: int, end: int, rate: float) -> None:
+    def _check(self, losses: torch.Tensor, first: int, end: int) -> None:
         """TrainingError at the first loss of these batches that is not a finite number."""
         bad = torch.nonzero(~torch.isfinite(losses[first:end]))
         if len(bad):
             batch = first + int(bad[0])
             raise TrainingError(
                 f"{self.part.stage}/{self.part.run}/{self.phase.name}, fold {self.part.fold}: the loss of epoch "
-                f"{self.progress.epoch}, batch {batch} is {float(losses[batch])} at learning rate {rate:.3g}; "
-                "write a smaller lr or a clip_norm"
+                f"{self.progress.epoch + 1}, batch {batch + 1} of {self.steps} is {float(losses[batch])} at learning "
+                f"rate {self._rate(batch):.3g}; write a smaller lr or a clip_norm"
             )
 
-    # ------------------------------------------------------------------------------------------------------------ validation
+    # ------------------------------------------------------------------------------------------------------- validation
 
     @torch.inference_mode()
     def validate(self) -> float:
         """Mean monitored score over the held-out samples at their own size, single class at threshold 0.5."""
         self.network.eval()
         counts = []
-        size = max(1, self.phase.batch)
-        for rows in same_size_batches(self.store, self.validation, size):
-            images = torch.stack([torch.from_numpy(self.store.image(row).copy()) for row in rows])
-            masks = torch.stack([torch.from_numpy(self.store.mask(row).copy()) for row in rows])
+        for rows, images in same_size_batches(self.store, self.validation, lambda *_: self.phase.batch):
+            masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
             with self.machine.autocast():
                 logits = self.forward(self.machine.to_device(images))
             maps = self.network.geometry.undo(probabilities(logits), *masks.shape[1:])
@@ -266,7 +274,7 @@ class Trainer:
         scores = metrics.scores(torch.cat(counts).cpu().numpy())
         return float(scores[self.phase.monitor].mean())
 
-    # ------------------------------------------------------------------------------------------------------------- progress
+    # --------------------------------------------------------------------------------------------------------- progress
 
     def members(self) -> list[int]:
         """Epochs whose weights are handed to prediction, best first or in the order of the cycles."""
@@ -309,7 +317,7 @@ class Trainer:
         return self.network.module.state_dict()
 
     def _save(self) -> None:
-        # Weights of epoch ends are files of their own; in between, and once for the start of the next, the model is here.
+        # Weights that are or may become a member are files of their own; these are where training goes on.
         self.state.save(
             {
                 "progress": vars(self.progress),
@@ -330,7 +338,10 @@ class Trainer:
             return
         self.network.module.load_state_dict(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        LOG.info("resuming at epoch %d, batch %d", progress.epoch, progress.step)
+        LOG.info("resuming, %s", self._position())
+
+    def _position(self) -> str:
+        return f"epoch {self.progress.epoch + 1}, {self.progress.step} of {self.steps} batches done"
 
     def _bar(self, steps: range, epoch: int) -> Any:
         last = f" {self.phase.monitor} {self.progress.history[-1][3]:.4f}" if self.progress.history else ""
@@ -344,16 +355,24 @@ def probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
 
 
-def same_size_batches(store: PixelStore, rows: list[int], size: int) -> Iterator[list[int]]:
-    """Runs of neighbouring rows whose images have one size, at most `size` of them."""
+def same_size_batches(
+    store: PixelStore, rows: list[int], size: Callable[[int, int], int]
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Runs of neighbouring rows whose images have one size, and the images uint8 [B, H, W, K], each read once.
+
+    `size` gives how many images of a height and width a batch holds at most.
+    """
     batch: list[int] = []
+    images: list[np.ndarray] = []
     for row in rows:
-        if batch and (len(batch) == size or store.image(row).shape != store.image(batch[0]).shape):
-            yield batch
-            batch = []
+        image = store.image(row)
+        if batch and (image.shape != images[0].shape or len(batch) >= size(*images[0].shape[:2])):
+            yield batch, torch.from_numpy(np.stack(images))
+            batch, images = [], []
         batch.append(row)
+        images.append(image)
     if batch:
-        yield batch
+        yield batch, torch.from_numpy(np.stack(images))
 
 
 class StopSignal:

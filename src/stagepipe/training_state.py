@@ -1,7 +1,8 @@
-"""What a killed training resumes from: a side directory that no rule declares, named by what it trains, held by one process.
+"""What a killed training resumes from: a side directory that no rule declares, held by one process.
 
-It holds one small file of progress and optimiser state, and one weights file per epoch that is or may become a member. Files are
-written before the progress that names them and removed after, so a kill at any moment leaves a state that is whole.
+It holds one file of progress, weights and optimiser state, and one weights file per epoch that is or may become a
+member. Files are written before the progress that names them and removed after, so a kill at any moment leaves a state
+that is whole.
 """
 
 import fcntl
@@ -30,11 +31,12 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # A record lock, not flock: loader workers would inherit that one and hold it after a killed trainer's end.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             lock.seek(0)
             LOG.warning("%s: %s still trains here; waiting for it to end", folder, lock.read().strip())
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()

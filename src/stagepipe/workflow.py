@@ -1,13 +1,17 @@
 """What the Snakefile needs to know: the frozen recipe, the raw files, and each script's arguments.
 
-Jobs on a cluster read the Snakefile again when they start, perhaps after someone has edited the recipe. So the process that plans
-the run leaves what it read in the environment, which jobs inherit, and a process that finds it there reads no recipe file.
+Jobs on a cluster read the Snakefile again when they start, perhaps after someone has edited the recipe. So the process
+that plans the run leaves what it read in the environment, which jobs inherit, and a process that finds it there reads
+no recipe file.
 """
 
+import fcntl
 import json
 import logging
 import os
 import shlex
+import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any
 from stagepipe import code
 from stagepipe.artefacts import atomic, metadata
 from stagepipe.data.listing import raw_listing
-from stagepipe.errors import ArtefactError
+from stagepipe.errors import ArtefactError, BusyError
 from stagepipe.recipe.graph import artefacts
 from stagepipe.recipe.load import load
 from stagepipe.recipe.model import Recipe
@@ -54,18 +58,44 @@ class Plan:
         """File with the fingerprints of the modules that a script runs."""
         return str(self.results / "code" / f"{name}.json")
 
+    def hold(self) -> None:
+        """Let no other process run this recipe here until this one ends; BusyError names the one that does.
+
+        Snakemake's own lock is files: they outlive a killed process, then want `--unlock`. The kernel's ends with it.
+        """
+        self.results.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.results / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(handle, 200).decode(errors="replace")
+            os.close(handle)
+            raise BusyError(f"{self.results}: {holder} is running this recipe; wait for it or stop it") from None
+        except OSError as error:
+            LOG.warning("%s: this file system has no locks (%s); run the recipe once at a time", self.results, error)
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
     def arguments(self, script: str, inputs: Sequence[str], threads: int) -> str:
         """Command line of a script up to the arguments that make its result."""
         expected = {path: self.parts[path][1].fingerprint() for path in map(str, inputs) if path in self.parts}
         runtime = self.recipe.runtime.model_dump_json(exclude_defaults=True)
+        fingerprint = code.fingerprint(self.script(script))
+        # Training goes on from what other code has left under `code: warn`; under `code: rerun` it starts anew.
+        state = self.results / "state" / (fingerprint[:20] if self.recipe.code == "rerun" else "")
         words = {
             "--threads": str(threads),
             "--runtime": runtime,
-            "--code": code.fingerprint(self.script(script)),
-            "--state": str(self.results / "state"),
+            "--code": fingerprint,
+            "--state": str(state),
             "--expect": json.dumps(expected),
         }
         return shlex.join([str(self.script(script)), *(word for pair in words.items() for word in pair)])
+
+
+def jobs_use_this_python() -> None:
+    """Make `python` in a rule the one that runs Snakemake, also where its environment is not activated."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def plan(configfiles: Sequence[Path | str], changes: Mapping[str, Any], basedir: Path) -> Plan:
@@ -108,9 +138,9 @@ def _note_code(made: Plan) -> None:
             with atomic(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
     older: dict[str, int] = {}
-    for path, (rule, _) in made.parts.items():
-        if _made_by(path) not in (None, today[rule]):
-            where = f"{Path(path).relative_to(made.results).parts[0]} ({rule})"
+    for artefact, (rule, _) in made.parts.items():
+        if _made_by(artefact) not in (None, today[rule]):
+            where = f"{Path(artefact).relative_to(made.results).parts[0]} ({rule})"
             older[where] = older.get(where, 0) + 1
     if older:
         found = ", ".join(f"{count} of {where}" for where, count in sorted(older.items()))

@@ -3,18 +3,29 @@
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
 from stagepipe.errors import StagepipeError
 from stagepipe.recipe import parts
 from stagepipe.recipe.graph import folds_of
-from stagepipe.workflow import plan
+from stagepipe.workflow import jobs_use_this_python, plan
 
 try:
     PLAN = plan(workflow.configfiles, workflow.config_settings.config, Path(workflow.basedir))
 except StagepipeError as error:
     sys.exit(f"\n{error}\n")
 
+jobs_use_this_python()
 RECIPE = PLAN.recipe
 SUBMISSION = "submission.csv" if RECIPE.submission.encode == "tgs" else "submission.json"
+
+
+def hold(plan):
+    """One run of a recipe at a time."""
+    try:
+        plan.hold()
+    except StagepipeError as error:
+        raise WorkflowError(str(error))
 
 
 def code(script):

@@ -1,6 +1,5 @@
 """Raw files -> samples table and pixel store -> folds."""
 
-
 if RECIPE.dataset.format == "synthetic":
 
     rule synthesise:

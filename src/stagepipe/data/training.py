@@ -1,6 +1,7 @@
 """What a training phase reads: which rows, in which order, augmented by keyed random numbers, as uint8 batches."""
 
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,20 +73,24 @@ def select(part: TrainPart, samples: pa.Table, folds: Path, pseudolabels: Path |
 
 
 def _pseudolabelled(part: TrainPart, table: pa.Table, row_of: dict[str, int]) -> Iterator[Item]:
-    for row in table.to_pylist():
-        if part.fold == "shared" or int(part.fold) in row["folds"]:
-            values = np.asarray(row["values"], np.uint8)
-            runs = np.asarray(row["lengths"], np.int32), values
-            yield Item(row_of[row["sample_id"]], runs, not values.any())
+    # Runs stay arrays from the table on: as Python numbers those of large images would take minutes and gigabytes.
+    columns = table["sample_id"].to_pylist(), table["folds"].to_pylist(), table["lengths"], table["values"]
+    for sample_id, folds, lengths, values in zip(*columns, strict=True):
+        if part.fold == "shared" or int(part.fold) in folds:
+            runs = lengths.values.to_numpy(), values.values.to_numpy()
+            yield Item(row_of[sample_id], runs, not runs[1].any())
 
 
 def epoch_order(sampler: Sampler, empty: np.ndarray, key: tuple[str | int, ...]) -> np.ndarray:
-    """Positions of the items of one epoch, in order; `key` says which epoch of which phase it is."""
+    """Positions of the items of one epoch, in order; `key` says which epoch of which phase it is.
+
+    `empty`, bool [N], says which items have an empty mask; with one kind alone `balanced` is a shuffle.
+    """
     random = seeding.generator("order", *key)
     count = len(empty)
     if sampler.replacement:
         return random.integers(0, count, max(1, round(count * sampler.replacement.passes)))
-    if sampler.balanced:
+    if sampler.balanced and empty.any() and not empty.all():
         positives = round(count * sampler.balanced.positive)
         chosen = [
             _draw(np.flatnonzero(~empty), positives, random),
@@ -97,8 +102,6 @@ def epoch_order(sampler: Sampler, empty: np.ndarray, key: tuple[str | int, ...])
 
 def _draw(candidates: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """`count` candidates without replacement, going round anew when there are fewer."""
-    if not len(candidates):
-        return candidates
     rounds = -(-count // len(candidates))
     return np.concatenate([random.permutation(candidates) for _ in range(max(1, rounds))])[:count]
 
@@ -164,20 +167,24 @@ def batches(
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Batches from (epoch, step) `start` to before epoch `end`, without a break between epochs.
 
-    One pass of the loader covers all of them, so workers start once and the next epoch's first batches are ready when it begins.
+    One pass of the loader covers all of them, so workers start once and the next epoch's first batches are ready when
+    it begins.
     """
     epoch, step = start
     addresses = (
         batch for number in range(epoch, end) for batch in orders.batches(number)[step if number == epoch else 0 :]
     )
     loader: DataLoader[tuple[torch.Tensor, torch.Tensor]] = DataLoader(
-        samples,
-        batch_sampler=addresses,  # type: ignore[arg-type]
+        samples,  # type: ignore[arg-type]  # collated into tensors
+        batch_sampler=addresses,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_quiet_worker,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        # Python 3.14 would start each worker by importing everything anew; workers touch no device, so a fork is safe.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
-    # As a generator that its caller closes: the loader's workers ignore SIGTERM, so they must be let go before the process ends.
+    # As a generator that its caller closes: the loader's workers ignore SIGTERM, so they must be let go before the
+    # process ends.
     yield from loader

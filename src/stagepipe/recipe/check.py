@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ RESERVED = {
 
 def faults(recipe: Recipe) -> list[str]:
     """Every fault of a recipe, one line each: the key, what was found, what to write instead."""
-    found = list(_repeated(recipe))
+    found = [*_repeated(recipe), *_dataset_faults(recipe)]
     for position, stage in enumerate(recipe.stages):
         found += _stage_faults(recipe, stage, position)
     return found + list(_submission_faults(recipe)) + list(_network_faults(recipe))
@@ -28,7 +29,16 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
         if count > 1:
             yield f"stages: {count} stages are named {name}; give each its own name"
         if name in RESERVED:
-            yield f"stages.{name}: this name is taken by a target of the workflow; write another, for example stage_{name}"
+            yield f"stages.{name}: the workflow itself uses this name; write another, for example stage_{name}"
+
+
+def _dataset_faults(recipe: Recipe) -> Iterator[str]:
+    dataset = recipe.dataset
+    if dataset.format in ("tgs", "synthetic") and len(dataset.classes) > 1:
+        yield (
+            f"dataset.classes: the {dataset.format} format marks one class, not {len(dataset.classes)}; "
+            "write one name, or use the folder format"
+        )
 
 
 def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
@@ -50,6 +60,8 @@ def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
     if stage.ensemble and sum(stage.ensemble.values()) <= 0:
         yield f"{where}.ensemble: the weights sum to 0; give at least one run a positive weight"
     for name, run in stage.runs.items():
+        if name == "ensemble":
+            yield f"{where}.runs.ensemble: the stage's average has this name; write another"
         yield from _run_faults(recipe, stage, position, run, f"{where}.runs.{name}")
 
 
@@ -63,6 +75,8 @@ def _run_faults(recipe: Recipe, stage: Stage, position: int, run: Run, where: st
         yield f"{where}: no phase has a member; write `member: 1` in the phases that predict"
     for index, phase in enumerate(run.phases):
         here = f"{where}.phases.{phase.name}"
+        if re.fullmatch(r"fold_\w+", phase.name):
+            yield f"{here}.name: folders of folds have such names; write another"
         yield from _phase_faults(recipe, stage, phase, here)
         yield from _origin_faults(recipe, position, run, index, here)
 
@@ -73,13 +87,18 @@ def _phase_faults(recipe: Recipe, stage: Stage, phase: Phase, where: str) -> Ite
         if single and loss in SOFTMAX_LOSSES:
             yield f"{where}.loss.{loss}: needs several dataset.classes; write bce or lovasz_hinge for a single class"
         if not single and loss in SIGMOID_LOSSES:
-            yield f"{where}.loss.{loss}: needs a single dataset class; write cross_entropy or lovasz_softmax for several"
+            yield f"{where}.loss.{loss}: needs a single class; write cross_entropy or lovasz_softmax for several"
     if not single and phase.monitor == "mean_precision":
         yield f"{where}.monitor: mean_precision is defined for a single class; write iou or dice"
     if phase.folds == "shared" and phase.member:
-        yield f"{where}.member: a phase shared by all folds has no out-of-fold predictions; finetune it per fold, write member: 0"
+        yield (
+            f"{where}.member: a phase shared by all folds has no out-of-fold predictions; write member: 0 and let a "
+            "phase with folds: each start from it"
+        )
     if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.cross_fit:
         yield f"{where}.folds: cross-fitted pseudolabels differ by fold; write folds: each, or cross_fit: false"
+    if phase.exclude_empty and phase.sampler.balanced:
+        yield f"{where}.sampler: exclude_empty leaves no empty mask to balance with; leave out one of the two"
     if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.disjoint:
         yield f"{where}.folds: disjoint pseudolabels differ by fold; write folds: each, or disjoint: false"
 
@@ -94,15 +113,19 @@ def _origin_faults(recipe: Recipe, position: int, run: Run, index: int, where: s
     for s in recipe.stages[:position]:
         before |= {f"{s.name}/{name}/{p.name}": (r, p) for name, r in s.runs.items() for p in r.phases}
     if phase.init not in before:
-        yield f"{where}.init: there is no earlier phase {phase.init!r}; write encoder or one of: {', '.join(before) or 'none'}"
+        earlier = ", ".join(["encoder", *before])
+        yield f"{where}.init: there is no earlier phase {phase.init!r}; write one of: {earlier}"
         return
     origin_run, origin = before[phase.init]
     if origin_run.network != run.network:
-        yield f"{where}.init: {phase.init} trains the network {origin_run.network}, this run {run.network}; they must be the same"
+        yield (
+            f"{where}.init: {phase.init} trains the network {origin_run.network}, this run {run.network}; "
+            "write a phase of the same network, or encoder"
+        )
     if phase.folds == "shared" and origin.folds == "each":
-        yield f"{where}.init: {phase.init} is trained per fold, so a shared phase can't start from it; write folds: each"
+        yield f"{where}.init: {phase.init} is trained per fold, a shared phase can't start from it; write folds: each"
     if phase.init_weights == "best" and origin.select.end_of_cycle:
-        yield f"{where}.init_weights: {phase.init} keeps the ends of its cycles, no best epoch; write init_weights: last"
+        yield f"{where}.init_weights: {phase.init} keeps ends of cycles, no best epoch; write init_weights: last"
 
 
 def _submission_faults(recipe: Recipe) -> Iterator[str]:
@@ -124,16 +147,16 @@ def _network_faults(recipe: Recipe) -> Iterator[str]:
         if not isinstance(network.normalise, str):
             for key in ("mean", "std"):
                 if len(getattr(network.normalise, key)) not in (1, stored):
-                    yield f"networks.{name}.normalise.{key}: write 1 number, or {stored} for {recipe.dataset.channels} images"
+                    images = recipe.dataset.channels
+                    yield f"networks.{name}.normalise.{key}: write 1 number, or {stored} for {images} images"
         yield from _pad_faults(network.pad, network.resize, f"networks.{name}")
     for stage in recipe.stages:
         for run_name, run in stage.runs.items():
-            if run.network in recipe.networks:
-                for phase in run.phases:
-                    resize = phase.resize or recipe.networks[run.network].resize
-                    yield from _pad_faults(
-                        phase.pad, resize, f"stages.{stage.name}.runs.{run_name}.phases.{phase.name}"
-                    )
+            for phase in run.phases if run.network in recipe.networks else ():
+                network = recipe.networks[run.network]
+                if phase.resize or phase.pad:
+                    where = f"stages.{stage.name}.runs.{run_name}.phases.{phase.name}"
+                    yield from _pad_faults(phase.pad or network.pad, phase.resize or network.resize, where)
 
 
 def _pad_faults(pad: Pad | None, resize: tuple[int, int] | None, where: str) -> Iterator[str]:

@@ -42,10 +42,10 @@ def artefacts(recipe: Recipe, listing: str) -> Iterator[tuple[str, str, Part]]:
                     folder = f"{stage.name}/{run}/{phase.name}/fold_{fold}"
                     yield "train", f"{folder}/weights.safetensors", part
                     yield "train", f"{folder}/history.parquet", part
-            for fold in range(recipe.folds.count):
-                predict = predict_part(recipe, stage.name, run, str(fold))
+            for number in range(recipe.folds.count):
+                predict = predict_part(recipe, stage.name, run, str(number))
                 for split in SPLITS:
-                    yield "predict", f"{stage.name}/{run}/fold_{fold}/{split}.parquet", predict
+                    yield "predict", f"{stage.name}/{run}/fold_{number}/{split}.parquet", predict
         for split in SPLITS:
             ensemble = EnsemblePart(weights=list(run_weights(stage).values()), split=split)
             yield "ensemble", f"{stage.name}/ensemble/{split}.parquet", ensemble

@@ -1,30 +1,54 @@
 """The recipe as types: every key, its type, its default and its bounds, in one place.
 
-What has an order (stages, phases) is a list of named items; what has none (networks, runs) is a mapping, so that sorting the
-keys of a recipe never changes it. Nothing here imports torch or OpenCV: the Snakefile reads recipes in milliseconds.
+What has an order (stages, phases) is a list of named items; what has none (networks, runs) is a mapping, so that
+sorting the keys of a recipe never changes it. Nothing here imports torch or OpenCV: the Snakefile reads recipes in
+milliseconds.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
+
+def _both_edges(value: Any) -> Any:
+    """A square's edge as height and width."""
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise ValueError(f"has {len(value)} items; write one for a square, or [height, width]")
+        return tuple(value)
+    return (value, value)
+
+
+# Strict: `true` is no number, and neither is a number in quotes.
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Inside = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Positive = Annotated[float, Field(strict=True, gt=0)]
+NotNegative = Annotated[float, Field(strict=True, ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+EDGE = {"type": "integer", "minimum": 1}
 Size = Annotated[
-    tuple[int, int],
-    BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value),
-    Field(description="pixels: one number for a square, or [height, width]"),
+    tuple[Count, Count],
+    BeforeValidator(_both_edges),
+    WithJsonSchema(
+        {
+            "anyOf": [EDGE, {"type": "array", "items": EDGE, "minItems": 2, "maxItems": 2}],
+            "description": "pixels: one number for a square, or [height, width]",
+        }
+    ),
 ]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class OneOf(Section):
@@ -58,7 +82,7 @@ class Synthetic(Section):
     """labelled tiles"""
     test: Count = 80
     """unlabelled tiles"""
-    size: Annotated[int, Field(ge=32, le=1024)] = 101
+    size: Annotated[int, Field(strict=True, ge=32, le=1024)] = 101
     """tile edge in pixels"""
     empty: Share = 0.38
     """share of tiles without salt, about"""
@@ -66,7 +90,7 @@ class Synthetic(Section):
     """share of black tiles (no salt), about"""
     vertical: Share = 0.05
     """share of tiles whose salt border is vertical, about"""
-    seed: int = 0
+    seed: Integer = 0
 
 
 class Dataset(Section):
@@ -77,7 +101,7 @@ class Dataset(Section):
     """folder of the raw data, relative to the working directory or absolute; `synthetic` has none"""
     classes: list[Name] = Field(default=["salt"], min_length=1)
     """one name: that class against background (sigmoid); several: one class a pixel (softmax), in index order"""
-    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    ignore_index: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
     """mask value that counts in no loss and no metric; needs several classes"""
     channels: Literal["gray", "rgb"] = "gray"
     """what is stored of an image; `gray` reads an RGB file with three equal channels as one"""
@@ -91,6 +115,10 @@ class Dataset(Section):
             raise ValueError("root: the synthetic format writes its own raw data; leave root out")
         if self.format != "synthetic" and not self.root:
             raise ValueError(f"root: the {self.format} format reads raw data; write `root: path/to/data`")
+        if self.format != "synthetic" and self.synthetic != Synthetic():
+            raise ValueError("synthetic: describes generated data; leave it out or write `format: synthetic`")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes: {', '.join(self.classes)} repeats a name; give each class its own")
         if self.ignore_index is not None and len(self.classes) == 1:
             raise ValueError("ignore_index: needs several classes; leave it out or list the classes")
         return self
@@ -104,10 +132,10 @@ class Dataset(Section):
 class Folds(Section):
     """How labelled samples are split for cross-validation."""
 
-    count: Annotated[int, Field(ge=2, le=100)] = 5
+    count: Annotated[int, Field(strict=True, ge=2, le=100)] = 5
     stratify: list[str] = []
     """columns of the samples table whose values every fold gets in equal shares; numeric ones are binned"""
-    bins: Annotated[int, Field(ge=2)] = 10
+    bins: Annotated[int, Field(strict=True, ge=2)] = 10
     """quantile bins of a numeric stratification column"""
     group: str | None = None
     """column whose equal values stay in one fold"""
@@ -115,7 +143,7 @@ class Folds(Section):
     """CSV with columns id and fold, instead of a split of our own"""
     always_train: str | None = None
     """boolean column: true rows train in every fold and never validate"""
-    seed: int = 0
+    seed: Integer = 0
 
     @model_validator(mode="after")
     def _file_or_rule(self) -> Folds:
@@ -145,8 +173,8 @@ class WeightsFile(Section):
 class Normalise(Section):
     """(x / 255 - mean) / std, per stored image channel (one number serves all)."""
 
-    mean: list[float] = [0.0]
-    std: list[Positive] = [1.0]
+    mean: list[Number] = Field(default=[0.0], min_length=1)
+    std: list[Positive] = Field(default=[1.0], min_length=1)
 
 
 class Network(Section):
@@ -158,7 +186,7 @@ class Network(Section):
     """any encoder of segmentation_models_pytorch"""
     weights: Literal["imagenet"] | WeightsFile | None = None
     """encoder weights: `imagenet`, a local file with its checksum, or none (random)"""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, JsonValue] = {}
     """further arguments of the architecture, for example {decoder_attention_type: scse}"""
     resize: Size | None = None
     """bilinear resize before padding; none keeps the size of the image"""
@@ -176,7 +204,7 @@ class Transform(Section):
     """One albumentations transform by class name with its arguments, or a block of several."""
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, JsonValue] = {}
     transforms: list[Transform] = []
     """inner transforms of a block (OneOf, SomeOf, Sequential, ...)"""
 
@@ -194,7 +222,7 @@ class LossTerm(Section):
     """One term of a weighted sum of losses."""
 
     weight: Positive = 1.0
-    arguments: dict[str, float] = {}
+    arguments: dict[str, Number] = {}
     """numbers the loss takes, for example {gamma: 2} of focal"""
 
 
@@ -202,22 +230,22 @@ class Sgd(Section):
     """Stochastic gradient descent."""
 
     momentum: Share = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: Flag = False
+    weight_decay: NotNegative = 0.0
 
 
 class Adam(Section):
     """Adam."""
 
     betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
 
 
 class AdamW(Section):
     """Adam with decoupled weight decay."""
 
     betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: NotNegative = 0.01
 
 
 class RmsProp(Section):
@@ -225,7 +253,7 @@ class RmsProp(Section):
 
     alpha: Share = 0.9
     momentum: Share = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
 
 
 class Optimizer(OneOf):
@@ -244,16 +272,16 @@ class Constant(Section):
 class Plateau(Section):
     """Multiply by `factor` after `patience` epochs without a better monitored score."""
 
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    factor: Inside = 0.5
     patience: Count = 7
-    floor: Annotated[float, Field(ge=0)] = 0.0
+    floor: NotNegative = 0.0
     """lowest learning rate"""
 
 
 class Cosine(Section):
     """floor + (lr - floor) (1 + cos(pi t / T)) / 2, t in epochs, T the epochs of a cycle."""
 
-    floor: Annotated[float, Field(ge=0)] = 0.0
+    floor: NotNegative = 0.0
     per: Literal["epoch", "step"] = "epoch"
     """`step`: t moves with every batch"""
 
@@ -261,15 +289,15 @@ class Cosine(Section):
 class OneCycle(Section):
     """Rise to lr during the first `warmup` share, then cosine down to lr / `final_factor` (Smith and Topin 2017)."""
 
-    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    start_factor: Annotated[float, Field(ge=1)] = 25.0
-    final_factor: Annotated[float, Field(ge=1)] = 1e4
+    warmup: Inside = 0.3
+    start_factor: Annotated[float, Field(strict=True, ge=1)] = 25.0
+    final_factor: Annotated[float, Field(strict=True, ge=1)] = 1e4
 
 
 class Step(Section):
     """Multiply by `factor` every `every` epochs."""
 
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    factor: Inside = 0.1
     every: Count = 30
 
 
@@ -296,7 +324,7 @@ class Replacement(Section):
 class Balanced(Section):
     """As many draws as samples, a fixed share of them with a non-empty mask; within each kind without replacement."""
 
-    positive: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    positive: Inside = 0.5
 
 
 class Sampler(OneOf):
@@ -314,13 +342,13 @@ class Best(Section):
 class Top(Section):
     """The `k` epochs with the best monitored scores."""
 
-    k: Annotated[int, Field(ge=1, le=100)] = 3
+    k: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
 
 
 class EndOfCycle(Section):
     """The last epoch of every cycle but the first `skip`."""
 
-    skip: Annotated[int, Field(ge=0)] = 0
+    skip: Natural = 0
 
 
 class Select(OneOf):
@@ -345,9 +373,9 @@ class Phase(Section):
     data: Literal["labels", "pseudolabels", "both"] = "labels"
     folds: Literal["each", "shared"] = "each"
     """`shared`: trained once, the same weights serve all folds; pseudolabels only, as labels would leak"""
-    exclude_black: bool = False
+    exclude_black: Flag = False
     """leave images with one single value out of training and validation"""
-    exclude_empty: bool = False
+    exclude_empty: Flag = False
     """leave samples with an empty mask out of training"""
     resize: Size | None = None
     """input size of this phase instead of the network's"""
@@ -372,12 +400,12 @@ class Phase(Section):
     """restarts of optimiser and schedule, keeping the weights"""
     early_stop: Count | None = None
     """end the cycle after so many epochs without a better score"""
-    freeze_encoder: Annotated[int, Field(ge=0)] = 0
+    freeze_encoder: Natural = 0
     """first epochs in which the encoder's parameters stay"""
     select: Select = Select(best=Best())
     monitor: Literal["mean_precision", "dice", "iou"] = "iou"
     """validation score that chooses members and drives plateau and early stop"""
-    member: Annotated[float, Field(ge=0)] | None = None
+    member: NotNegative | None = None
     """weight of this phase's members in the run's average; 0: none; unset: 1 for the last phase, else 0"""
 
     @model_validator(mode="before")
@@ -387,7 +415,9 @@ class Phase(Section):
         if isinstance(loss, str):
             loss = {loss: {}}
         if isinstance(loss, dict):
-            terms = {name: {"weight": term} if isinstance(term, int | float) else term for name, term in loss.items()}
+            terms = {
+                name: term if isinstance(term, dict | LossTerm) else {"weight": term} for name, term in loss.items()
+            }
             value = {**value, "loss": terms}
         return value
 
@@ -438,7 +468,7 @@ class SizeBin(Section):
     """mask share of the image, exclusive (0 with `empty: true` is the empty bin)"""
     up_to: Share = 1.0
     """inclusive"""
-    empty: bool = False
+    empty: Flag = False
     """the bin of empty masks; above and up_to are not looked at"""
     minimum_confidence: Share | None = None
     """this bin's own bound"""
@@ -456,12 +486,12 @@ class Pseudolabels(Section):
     low: Share = 0.2
     high: Share = 0.8
     """a pixel is sure if p < low or p > high; of several classes if its highest p > high"""
-    exclude_black: bool = False
+    exclude_black: Flag = False
     bins: list[SizeBin] = []
     """keep by mask size"""
-    disjoint: bool = False
+    disjoint: Flag = False
     """every fold trains on its own slice of the pseudolabels"""
-    cross_fit: bool = False
+    cross_fit: Flag = False
     """fold k sees masks made only by networks that never saw fold k's labels; false, the published way, leaks mildly"""
 
     @model_validator(mode="after")
@@ -479,7 +509,7 @@ class Stage(Section):
     name: Name
     pseudolabels: Pseudolabels | None = None
     runs: dict[Name, Run] = Field(min_length=1)
-    ensemble: dict[Name, Annotated[float, Field(ge=0)]] = {}
+    ensemble: dict[Name, NotNegative] = {}
     """ratio of each run in the stage's average; none: all alike"""
     tta: list[Literal["hflip", "vflip", "rot90"]] = ["hflip"]
     """views averaged at prediction besides the plain one: hflip and vflip combine, rot90 adds quarter turns"""
@@ -516,7 +546,7 @@ class Submission(Section):
     blend: dict[str, Positive] = Field(min_length=1)
     """shares of stages (`stage3`) or runs (`stage3/resnet34`); they sum to 1"""
     threshold: Threshold = Threshold()
-    black_is_empty: bool = False
+    black_is_empty: Flag = False
     """a test image with one single value gets an empty mask"""
     postprocess: list[Postprocess] = []
     encode: Literal["tgs", "runs"] = "tgs"
@@ -536,14 +566,14 @@ class Submission(Section):
 class Runtime(Section):
     """How jobs run on this machine. Nothing here is part of the result, so changing it re-runs nothing."""
 
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Natural | Literal["auto"] = "auto"
     """data loader processes of a training job"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the hardware multiplies it"""
-    compile: bool | Literal["auto"] = "auto"
+    compile: Flag | Literal["auto"] = "auto"
     """`auto`: on CUDA"""
-    deterministic: bool = False
+    deterministic: Flag = False
     """on CUDA: slower kernels that give the same bits every time (a CPU always does)"""
 
 
@@ -552,7 +582,7 @@ class Recipe(Section):
 
     name: Name
     """results land in results/<name>/"""
-    seed: int = 0
+    seed: Integer = 0
     code: Literal["warn", "rerun"] = "warn"
     """artefacts made by other code than today's: name them and go on, or make them anew"""
     dataset: Dataset

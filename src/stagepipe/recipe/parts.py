@@ -1,15 +1,14 @@
 """The part of a recipe that reaches one job, and nothing else.
 
-A job gets its part as JSON and no other word of the recipe, so what is not in the part can't change its result, and the text
-of the part is all that Snakemake has to compare. Defaults are left out of it: a new key of a newer version, or a default
-written out, changes no part.
+A job gets its part as JSON and no other word of the recipe, so what is not in the part can't change its result, and
+the text of the part is all that Snakemake has to compare. Defaults are left out of it: a new key of a newer version, or
+a default written out, changes no part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from stagepipe.recipe.model import (
     Dataset,
@@ -25,6 +24,7 @@ from stagepipe.recipe.model import (
     Stage,
     Submission,
     Synthetic,
+    Threshold,
 )
 
 
@@ -163,8 +163,9 @@ def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> T
     spec = recipe.stage(stage).runs[run]
     chosen = spec.phase(phase)
     network = recipe.networks[spec.network]
-    if chosen.init != "encoder":
-        network = network.model_copy(update={"weights": None})
+    # One place for the input size, the phase's: the network's own is no reason to train again where it isn't used.
+    size = {"resize": chosen.resize or network.resize, "pad": chosen.pad or network.pad}
+    unused = {"resize": None, "pad": None} | ({} if chosen.init == "encoder" else {"weights": None})
     return TrainPart(
         seed=recipe.seed,
         stage=stage,
@@ -174,16 +175,23 @@ def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> T
         classes=recipe.dataset.classes,
         ignore_index=recipe.dataset.ignore_index,
         stored_channels=stored_channels(recipe),
-        network=network,
-        phase=chosen.model_copy(update={"member": None, "like": None}),
+        network=network.model_copy(update=unused),
+        phase=chosen.model_copy(update=size | {"member": None}),
     )
 
 
 def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart:
     """All members of a run and how they are averaged."""
     spec = recipe.stage(stage).runs[run]
+    network = recipe.networks[spec.network]
     members = [
-        MemberPart(phase=phase.name, member=str(index), weight=phase.member, resize=phase.resize, pad=phase.pad)
+        MemberPart(
+            phase=phase.name,
+            member=str(index),
+            weight=phase.member,
+            resize=phase.resize or network.resize,
+            pad=phase.pad or network.pad,
+        )
         for phase in spec.phases
         if phase.member
         for index in range(phase.member_count)
@@ -194,8 +202,8 @@ def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart
         fold=fold,
         classes=recipe.dataset.classes,
         stored_channels=stored_channels(recipe),
-        # Weights files bring all parameters, so where the encoder's came from no longer matters.
-        network=recipe.networks[spec.network].model_copy(update={"weights": None}),
+        # Weights files bring all parameters, members their input size.
+        network=network.model_copy(update={"weights": None, "resize": None, "pad": None}),
         members=members,
         tta=list(recipe.stage(stage).tta),
     )
@@ -246,7 +254,7 @@ def binarise_part(recipe: Recipe) -> BinarisePart:
 
 def submit_part(recipe: Recipe) -> SubmitPart:
     """Postprocessing and encoding; the threshold comes from its own job."""
-    submission = recipe.submission.model_copy(update={"blend": {"any": 1.0}})
+    submission = recipe.submission.model_copy(update={"blend": {"any": 1.0}, "threshold": Threshold()})
     return SubmitPart(submission=submission, classes=recipe.dataset.classes)
 
 
@@ -258,4 +266,3 @@ def report_part(recipe: Recipe) -> ReportPart:
 def stored_channels(recipe: Recipe) -> int:
     """Channels of the pixel store."""
     return {"gray": 1, "rgb": 3}[recipe.dataset.channels]
-

@@ -1,0 +1,114 @@
+"""Run the benchmarks: `python -m benchmarks` prints a table in Markdown and writes it with the machine's data as JSON.
+
+Every module runs in a process of its own, so that none inherits another's memory, threads or warm caches. In all rows a
+ratio above 1 means that stagepipe is the faster or smaller one.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROW = ("name", "plain", "ours", "unit", "ratio", "note")
+LIBRARIES = (
+    "torch", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy", "pyarrow", "stagepipe",
+)  # fmt: skip
+CHILD = """
+import importlib, json, sys
+from pathlib import Path
+name, gpu, output = sys.argv[1:]
+rows = importlib.import_module(name).run(gpu == "gpu")
+Path(output).write_text(json.dumps(rows), encoding="utf-8")
+"""
+
+
+def modules(folder: Path = HERE) -> list[str]:
+    """Names of the benchmarks in a folder, without `bench_`, sorted."""
+    return sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
+
+
+def measure(name: str, gpu: bool, folder: Path = HERE) -> list[dict]:
+    """Rows of one benchmark. RuntimeError if it fails; what it says goes to the terminal."""
+    inherited = os.environ.get("PYTHONPATH")
+    paths = [str(HERE.parent), str(folder), *([inherited] if inherited else [])]
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(temporary) / "rows.json"
+        command = [sys.executable, "-c", CHILD, f"bench_{name}", "gpu" if gpu else "cpu", str(output)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        status = subprocess.run(command, check=False, env=environment).returncode
+        if status:
+            raise RuntimeError(f"the benchmark {name} ended with status {status}")
+        rows = json.loads(output.read_text(encoding="utf-8"))
+    return [{"benchmark": name} | {key: row[key] for key in ROW} for row in rows]
+
+
+def gpu_name() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def machine(gpu: str | None) -> dict[str, object]:
+    """What the numbers hold for."""
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu},
+        "load": os.getloadavg()[0],
+        "versions": versions,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| work | plain | ours | unit | ratio | note |", "|---|---:|---:|---|---:|---|"]
+    for row in rows:
+        plain, ours = (number(row[key]) for key in ("plain", "ours"))
+        lines.append(f"| {row['name']} | {plain} | {ours} | {row['unit']} | {row['ratio']:.2f} | {row['note']} |")
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """Three digits, none of the integer part lost."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main(arguments: list[str] | None = None, folder: Path = HERE) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--gpu", action="store_true", help="measure on the GPU what runs there, at a GPU's sizes")
+    parser.add_argument("--only", choices=modules(folder), help="one benchmark")
+    parser.add_argument("--output", type=Path, default=HERE / "results.json", help="JSON file (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    gpu = gpu_name()
+    if options.gpu and gpu is None:
+        parser.error("--gpu: torch sees no CUDA device here; leave it out to measure on the CPU")
+    report, failures = machine(gpu if options.gpu else None) | {"rows": []}, []
+    for name in [options.only] if options.only else modules(folder):
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            report["rows"] += measure(name, options.gpu, folder)
+        except RuntimeError as error:
+            failures.append(str(error))
+    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report["rows"]))
+    if failures:
+        raise SystemExit("; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Averaging members and views: `Ensemble.predict` beside a loop over both, and the memory that a whole split takes."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import tiles
+from benchmarks.timing import compare
+from stagepipe.artefacts import read_table, save_weights
+from stagepipe.data.store import PixelStore
+from stagepipe.inference import Ensemble, predict
+from stagepipe.networks import build
+from stagepipe.recipe.model import Network, Runtime
+from stagepipe.recipe.parts import MemberPart, PredictPart
+from stagepipe.runtime import Machine, configure
+from stagepipe.training import same_size_batches
+
+ENCODER, MEMBERS = "resnet34", 2
+SMALL = Network.model_validate(
+    {
+        "encoder": "resnet18",
+        "arguments": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+        "resize": 64,
+        "normalise": {"mean": [0.48], "std": [0.16]},
+    }
+)
+SPLITS = (1_000, 4_000)
+
+
+def prepare(folder: Path, network: Network) -> tuple[PredictPart, dict[str, Path]]:
+    """Random members and the part of a recipe that averages them with their mirrored views."""
+    torch.manual_seed(0)
+    members = {str(index): build(network, 1, 1).module.state_dict() for index in range(MEMBERS)}
+    save_weights(folder / "weights.safetensors", members)
+    part = PredictPart(
+        stage="stage", run="run", fold="0", classes=["salt"], stored_channels=1, network=network, tta=["hflip"],
+        members=[MemberPart(phase="phase", member=name, weight=1) for name in members],
+    )  # fmt: skip
+    return part, {"phase": folder / "weights.safetensors"}
+
+
+def speed(machine: Machine) -> dict:
+    with tempfile.TemporaryDirectory() as temporary:
+        part, weights = prepare(Path(temporary), tiles.network(ENCODER))
+        data = tiles.write(Path(temporary), train=20, test=1)
+        store = PixelStore(data.pixels, read_table(data.samples))
+        ensemble = Ensemble(part, weights, machine)
+        chosen = [row % len(store) for row in range(ensemble.batch_size(101, 101))]
+        images = torch.stack([torch.from_numpy(store.image(row).copy()) for row in chosen])
+        torch.manual_seed(0)
+        networks = [build(part.network, 1, 1).module.to(machine.device).eval() for _ in range(MEMBERS)]
+
+    @torch.no_grad()
+    def plain() -> torch.Tensor:
+        """float32, NCHW, one model and one view at a time."""
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - 0.48) / 0.16
+        padded = F.pad(pixels, (13, 14, 13, 14), mode="reflect").contiguous().to(machine.device)
+        maps = []
+        for network in networks:
+            maps.append(network(padded).sigmoid().cpu())
+            maps.append(network(padded.flip(3)).sigmoid().flip(3).cpu())
+        return torch.stack(maps).mean(dim=0)[..., 13:114, 13:114]
+
+    def ours() -> torch.Tensor:
+        return ensemble.predict(images).cpu()
+
+    difference = (plain() - ours()).abs().max()
+    assert difference < 0.05, f"the two ways differ by {difference:.3f}"
+    note = (
+        f"{MEMBERS} members, 2 views, batch {len(images)}; plain: float32 NCHW, a model and a view at a time; ours: "
+        f"{'bf16' if machine.bf16 else 'float32'} channels_last; {torch.get_num_threads()} threads"
+    )
+    calls = 20 if machine.compile else 1
+    row = compare(f"predict U-Net {ENCODER} scse, 128 px", plain, ours, note, repeats=7, calls=calls)
+    rates = {way: len(images) / row[way] * 1e3 for way in ("plain", "ours")}
+    return row | rates | {"unit": "images/s"}
+
+
+def peak() -> float:
+    """High-water mark of this process in MiB (ru_maxrss would be the parent's if that was higher)."""
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measure_memory(way: str, folder: Path) -> float:
+    """MiB that predicting the test split with a small network takes above the imports."""
+    machine = configure(Runtime(device="cpu", precision="fp32"), threads=1)
+    part, weights = prepare(folder, SMALL)
+    samples, pixels, folds = (folder / name for name in ("samples.parquet", "pixels.bin", "folds.parquet"))
+    before = peak()
+    if way == "ours":
+        predict(part, samples, pixels, folds, weights, {"test": folder / "test.parquet"}, machine)
+        return peak() - before
+    table = read_table(samples)
+    store, ensemble = PixelStore(pixels, table), Ensemble(part, weights, machine)
+    rows = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
+    maps = []
+    for batch in same_size_batches(store, rows, ensemble.batch_size(101, 101)):
+        maps.append(ensemble.predict(torch.stack([torch.from_numpy(store.image(row).copy()) for row in batch])))
+    torch.cat(maps)
+    return peak() - before
+
+
+def memory(images: int) -> dict:
+    """Each way in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiles.write(Path(folder), train=20, test=images)
+        megabytes = {}
+        for way in ("plain", "ours"):
+            command = [sys.executable, "-m", "benchmarks.bench_prediction", way, folder]
+            megabytes[way] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return {
+        "name": f"predict {images:,} images",
+        **megabytes,
+        "unit": "MiB",
+        "ratio": megabytes["plain"] / megabytes["ours"],
+        "note": "peak memory above the imports, 101 x 101; plain: the same batches, all maps kept as float32",
+    }
+
+
+def run(gpu: bool) -> list[dict]:
+    machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=os.cpu_count() or 1)
+    return [speed(machine), *(memory(images) for images in SPLITS)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_memory(sys.argv[1], Path(sys.argv[2]))) if len(sys.argv) > 1 else run(gpu=False))

@@ -1,0 +1,167 @@
+"""Images a second of the Trainer's steps, beside the loop everyone writes and beside its own steps without a loader."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import albumentations
+import cv2
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import tiles
+from benchmarks.timing import interleave
+from stagepipe.data.training import batches
+from stagepipe.recipe.model import Phase, Runtime
+from stagepipe.recipe.parts import TrainPart
+from stagepipe.runtime import Machine, configure
+from stagepipe.training import Trainer, TrainInputs
+from stagepipe.training_state import TrainingState
+
+LEAST_OF_PLAIN, LEAST_OF_RESIDENT = 1.8, 0.9
+"""On two CPU cores: times the plain loop, share of the step without a loader."""
+PLAIN_WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and loss, and how long it is measured."""
+
+    encoder: str
+    loss: str
+    batch: int
+    warm: int
+    """steps before the clock starts, that use up what the loaders prepared meanwhile"""
+    steps: int
+    rounds: int
+
+
+CPU = [Case("resnet34", "lovasz_hinge", 16, 1, 3, 5), Case("resnet18", "bce_dice", 16, 1, 4, 5)]
+GPU = [Case("resnet34", "lovasz_hinge", 64, 50, 200, 5)]
+
+
+class PngTiles(Dataset):
+    """Images and masks decoded, augmented, padded and normalised one at a time."""
+
+    def __init__(self, raw: Path) -> None:
+        self.images = sorted((raw / "train/images").iterdir())
+        self.masks = sorted((raw / "train/masks").iterdir())
+        # What `tgs_phalanx` does, by albumentations' own transforms.
+        self.augment = albumentations.Compose(
+            [
+                albumentations.HorizontalFlip(p=0.5),
+                albumentations.OneOf(
+                    [
+                        albumentations.RandomResizedCrop(size=(101, 101), scale=(0.6, 1), p=1),
+                        albumentations.Affine(shear={"x": (-8, 8)}, border_mode=cv2.BORDER_REFLECT_101, p=1),
+                        albumentations.Rotate(limit=(-15, 0), border_mode=cv2.BORDER_REFLECT_101, p=1),
+                    ],
+                    p=0.5,
+                ),
+                albumentations.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0, p=0.5),
+                albumentations.PadIfNeeded(128, 128, border_mode=cv2.BORDER_REFLECT_101),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = cv2.imread(str(self.images[index]), cv2.IMREAD_GRAYSCALE)
+        mask = (cv2.imread(str(self.masks[index]), cv2.IMREAD_UNCHANGED) > 0).astype(np.float32)
+        result = self.augment(image=image, mask=mask)
+        pixels = (result["image"].astype(np.float32) / 255 - 0.48) / 0.16
+        return torch.from_numpy(pixels)[None], torch.from_numpy(result["mask"])[None]
+
+
+def plain_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    if name == "lovasz_hinge":
+        return smp.losses.LovaszLoss(mode="binary", per_image=True)
+    dice, bce = smp.losses.DiceLoss(mode="binary"), smp.losses.SoftBCEWithLogitsLoss()
+    return lambda logits, target: dice(logits, target) + bce(logits, target)
+
+
+def plain_steps(case: Case, raw: Path, device: torch.device) -> Iterator[float]:
+    """The loop everyone writes: float32, NCHW, PNG files decoded anew in every epoch, the loss read at every step."""
+    network = smp.Unet(case.encoder, encoder_weights=None, in_channels=1, decoder_attention_type="scse").to(device)
+    loss_of, optimizer = plain_loss(case.loss), torch.optim.Adam(network.parameters(), lr=1e-4)
+    loader = DataLoader(
+        PngTiles(raw), case.batch, shuffle=True, drop_last=True, num_workers=PLAIN_WORKERS, persistent_workers=True
+    )
+    while True:
+        for images, masks in loader:
+            optimizer.zero_grad()
+            loss = loss_of(network(images.to(device)), masks.to(device))
+            loss.backward()
+            optimizer.step()
+            yield loss.item()
+
+
+def trainer_of(case: Case, data: tiles.Tiles, state: Path, machine: Machine) -> Trainer:
+    loss = {"bce": 1, "dice": 1} if case.loss == "bce_dice" else case.loss
+    phase = {"name": "phase", "loss": loss, "batch": case.batch, "augment": "tgs_phalanx", "lr": 1e-4, "epochs": 10**6}
+    part = TrainPart(
+        seed=0, stage="stage", run="run", fold="0", fold_count=5, classes=["salt"], stored_channels=1,
+        network=tiles.network(case.encoder), phase=Phase.model_validate(phase),
+    )  # fmt: skip
+    return Trainer(part, TrainInputs(data.samples, data.pixels, data.folds), TrainingState(state), machine)
+
+
+def rates(case: Case, data: tiles.Tiles, machine: Machine) -> dict[str, float]:
+    """Images a second of every way."""
+    trainer = trainer_of(case, data, data.raw.parent, machine)
+    trainer.network.train()
+    plain = plain_steps(case, data.raw, machine.device)
+    loaded = batches(
+        trainer.samples, trainer.orders, (0, 0), trainer.phase.epochs, machine.workers, machine.device.type == "cuda"
+    )
+    resident = itertools.repeat(tuple(machine.to_device(tensor) for tensor in next(loaded)))
+
+    def repeated(step: Callable[[], object], steps: int) -> None:
+        for _ in range(steps):
+            step()
+        if machine.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    steps = {
+        "plain": lambda: next(plain),
+        "ours": lambda: trainer.train_step(loaded, 0, 1e-4),
+        "resident": lambda: trainer.train_step(resident, 0, 1e-4),
+    }
+    with closing(loaded):
+        seconds = interleave(
+            {name: lambda step=step: repeated(step, case.steps) for name, step in steps.items()},
+            case.rounds,
+            before=lambda name: repeated(steps[name], case.warm),
+        )
+    return {name: case.steps * case.batch / value for name, value in seconds.items()}
+
+
+def run(gpu: bool) -> list[dict]:
+    machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=os.cpu_count() or 1)
+    rows = []
+    for case in GPU if gpu else CPU:
+        with tempfile.TemporaryDirectory() as folder:
+            # ten batches in four of five folds; ids and pixels of 1,000 tiles fit any cache alike
+            rate = rates(case, tiles.write(Path(folder), train=1000, test=1), machine)
+        name = f"train U-Net {case.encoder} scse, {case.loss}, 128 px, batch {case.batch}"
+        note = f"{'bf16' if machine.bf16 else 'float32'}, {torch.get_num_threads()} threads, {machine.workers} workers"
+        against = {
+            "plain": f"plain: float32 NCHW, PNG files, {PLAIN_WORKERS} workers, loss.item(); ours: {note}",
+            "resident": "plain: the same step on one batch in memory, no loader",
+        }
+        for way, text in against.items():
+            label = name if way == "plain" else f"{name}: what the loader costs"
+            numbers = {"plain": rate[way], "ours": rate["ours"], "unit": "images/s", "ratio": rate["ours"] / rate[way]}
+            rows.append({"name": label, **numbers, "note": text})
+    return rows
+
+
+if __name__ == "__main__":
+    print(*run(gpu=False), sep="\n")

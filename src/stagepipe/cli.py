@@ -1,0 +1,134 @@
+"""The command `stagepipe`: check a recipe and its data before any work, score a submission, print the recipe's schema.
+
+The workflow itself is run by `snakemake`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stagepipe.errors import StagepipeError
+
+EXAMPLES = {
+    "check": """examples:
+  stagepipe check config/recipes/tgs_salt_small.yaml
+  stagepipe check recipe.yaml cluster.yaml            # an overlay on a recipe
+  stagepipe check --recipe-only recipe.yaml           # in a second, without data and networks""",
+    "evaluate": """examples:
+  stagepipe evaluate results/x/submission.csv solution.csv --size 101 101
+  stagepipe evaluate submission.csv solution.csv --images data/test/images --output cases.csv""",
+    "schema": """examples:
+  stagepipe schema --output config/recipe.schema.json""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command; the exit status is 0, or 1 with one line per fault on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        faults: list[str] = arguments.run(arguments)
+    except StagepipeError as error:
+        faults = str(error).splitlines()
+    for fault in faults:
+        sys.stderr.write(f"{fault}\n")
+    return 1 if faults else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("stagepipe", description=__doc__, formatter_class=_Help)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    check = _command(commands, "check", "validate a recipe, its data and its networks; runs and writes nothing")
+    check.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    check.add_argument("overlays", type=Path, nargs="*", metavar="OVERLAY", help="YAML file merged onto the recipe")
+    check.add_argument("--recipe-only", action="store_true", help="look at no data and build no network")
+    check.set_defaults(run=_check)
+
+    evaluate = _command(commands, "evaluate", "score a submission `id,rle_mask` against a solution of that form")
+    evaluate.add_argument("submission", type=Path, metavar="SUBMISSION")
+    evaluate.add_argument("solution", type=Path, metavar="SOLUTION")
+    size = evaluate.add_mutually_exclusive_group(required=True)
+    size.add_argument("--images", type=Path, metavar="FOLDER", help="folder of the images, which have the masks' sizes")
+    size.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of all masks")
+    evaluate.add_argument("--output", type=Path, metavar="CSV", help="write the scores of every image to this file")
+    evaluate.set_defaults(run=_evaluate)
+
+    schema = _command(commands, "schema", "print the JSON schema of recipes, for editors")
+    schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples as they are."""
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    description = summary[0].upper() + summary[1:] + "."
+    return commands.add_parser(
+        name, help=summary, description=description, epilog=EXAMPLES[name], formatter_class=_Help
+    )
+
+
+def _check(arguments: argparse.Namespace) -> list[str]:
+    from stagepipe.recipe.graph import folds_of
+    from stagepipe.recipe.load import load
+
+    recipe = load(arguments.recipe, arguments.overlays)
+    phases = [phase for stage in recipe.stages for run in stage.runs.values() for phase in run.phases]
+    trainings = sum(len(folds_of(recipe, phase)) for phase in phases)
+    sys.stdout.write(
+        f"{arguments.recipe}: {recipe.name}: {len(recipe.stages)} stages, {len(phases)} phases, {trainings} trainings\n"
+    )
+    if arguments.recipe_only:
+        return []
+    from stagepipe.preflight import examine
+
+    examined = examine(recipe)
+    sys.stdout.writelines(f"{note}\n" for note in examined.notes)
+    if not examined.faults:
+        sys.stdout.write("no faults\n")
+    return [f"{arguments.recipe}: {fault}" for fault in examined.faults]
+
+
+def _evaluate(arguments: argparse.Namespace) -> list[str]:
+    from stagepipe.artefacts import atomic
+    from stagepipe.evaluate import MEAN, evaluate
+
+    size = arguments.images or tuple(arguments.size)
+    if arguments.size and min(arguments.size) < 1:
+        return [f"--size: {arguments.size} is no size; write height and width in pixels"]
+    scores = evaluate(arguments.submission, arguments.solution, size)
+    cases = scores[scores["id"] != MEAN] if MEAN not in set(scores["id"][:-1]) else scores[:-1]
+    for name, mean in scores.drop(columns="id").iloc[-1].items():
+        sys.stdout.write(f"{name:<16}{mean:.6f}\n")
+    sys.stdout.write(f"{'images':<16}{len(cases)}\n")
+    if arguments.output:
+        with atomic(arguments.output) as temporary:
+            cases.to_csv(temporary, index=False)
+    return []
+
+
+def _schema(arguments: argparse.Namespace) -> list[str]:
+    text = schema_text()
+    if arguments.output is None:
+        sys.stdout.write(text)
+        return []
+    from stagepipe.artefacts import atomic
+
+    with atomic(arguments.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return []
+
+
+def schema_text() -> str:
+    """The JSON schema of recipes as it stands in config/recipe.schema.json."""
+    from stagepipe.recipe.schema import json_schema
+
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,142 @@
+"""The threshold, postprocessing and scores of the blend, on maps made by hand."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tiny
+
+from stagepipe import rle
+from stagepipe.artefacts import read_table, write_table
+from stagepipe.data.store import writing
+from stagepipe.errors import DataError
+from stagepipe.masks import black_images, final_masks, fix_threshold, submit
+from stagepipe.probabilities import ProbabilityWriter
+from stagepipe.recipe.model import Postprocess, Submission
+from stagepipe.recipe.parts import BinarisePart, SubmitPart
+from stagepipe.tables import FOLDS, SAMPLES
+
+SIZE = 8
+
+
+def rule(**changes: object) -> Submission:
+    return Submission(blend={"any": 1.0}, **changes)
+
+
+def square(edge: int, value: int = 1) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:edge, :edge] = value
+    return mask
+
+
+def maps_of(masks: dict[str, np.ndarray], inside: int, outside: int) -> dict[str, np.ndarray]:
+    """Maps of one class with a value inside and another outside the masks."""
+    return {name: np.where(mask > 0, inside, outside).astype(np.uint8)[None] for name, mask in masks.items()}
+
+
+def data_of(folder, truths: dict[str, np.ndarray], black: set[str] = frozenset()) -> tiny.Data:
+    """Labelled samples in folds 0, 1, 0, ..."""
+    data = tiny.Data(folder / "samples.parquet", folder / "pixels.bin", folder / "folds.parquet")
+    rows = []
+    with writing(data.pixels) as append:
+        for name, mask in truths.items():
+            image_offset, image_crc32 = append(np.full((SIZE, SIZE, 1), 7, np.uint8))
+            mask_offset, mask_crc32 = append(mask)
+            rows.append(
+                {"sample_id": name, "split": "train", "height": SIZE, "width": SIZE, "channels": 1}
+                | {"image_offset": image_offset, "image_crc32": image_crc32, "black": name in black}
+                | {"mask_offset": mask_offset, "mask_crc32": mask_crc32, "empty": not mask.any(), "coverage": []}
+            )
+    write_table(data.samples, pa.Table.from_pylist(rows, schema=SAMPLES))
+    folds = [{"sample_id": name, "fold": index % 2, "always_train": False} for index, name in enumerate(truths)]
+    write_table(data.folds, pa.Table.from_pylist(folds, schema=FOLDS))
+    return data
+
+
+def write_maps(path, maps: dict[str, np.ndarray]):
+    with ProbabilityWriter(path) as writer:
+        for name, quantised in sorted(maps.items()):
+            writer.add_quantised(name, quantised)
+    return path
+
+
+def fixed(folder, data, maps, of: BinarisePart) -> tuple[dict, list[dict], int]:
+    """(what the JSON holds, cases of the blend, length of the curve)."""
+    names = [folder / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet")]
+    fix_threshold(of, data.samples, data.pixels, data.folds, write_maps(folder / "oof.parquet", maps), *names)
+    rows = [row for row in read_table(names[2]).to_pylist() if row["run"] == "blend"]
+    return json.loads(names[0].read_text()), rows, read_table(names[1]).num_rows
+
+
+TRUTHS = {"a": square(4), "b": square(5), "c": square(0), "d": square(3)}
+
+
+def test_a_searched_threshold_separates_what_a_fixed_one_does_not(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    maps = maps_of(TRUTHS, inside=100, outside=60)  # all below one half
+    searched, rows, length = fixed(
+        tmp_path, data, maps, BinarisePart(submission=rule(threshold={"value": None}), classes=["salt"])
+    )
+    assert searched["searched"] and searched["chosen"] == searched["best"]
+    assert 60 / 255 < searched["chosen"] < 100 / 255
+    assert searched["in_sample"] == searched["nested"] == 1
+    assert set(searched["by_fold"]) == {"0", "1"} and length == 256
+    assert [row["mean_precision"] for row in rows] == [1, 1, 1, 1]
+    held, rows, length = fixed(tmp_path, data, maps, BinarisePart(submission=rule(), classes=["salt"]))
+    assert not held["searched"] and held["chosen"] == 0.5 and held["best"] == searched["best"] and length == 256
+    assert {row["sample_id"]: row["iou"] for row in rows} == {"a": 0, "b": 0, "c": 1, "d": 0}
+    assert [row["fold"] for row in rows] == [0, 1, 0, 1]
+
+
+def test_black_images_and_postprocessing_reach_the_scores(tmp_path):
+    data = data_of(tmp_path, TRUTHS, black={"c"})
+    maps = maps_of(TRUTHS, 200, 10) | {"c": np.full((1, SIZE, SIZE), 200, np.uint8)}
+    part = BinarisePart(
+        submission=rule(black_is_empty=True, postprocess=[{"minimum_size": {"pixels": 10}}]), classes=["salt"]
+    )
+    _, rows, _ = fixed(tmp_path, data, maps, part)
+    assert {row["sample_id"]: row["iou"] for row in rows} == {"a": 1, "b": 1, "c": 1, "d": 0}
+    assert black_images(data.samples) == {"c"}
+
+
+def test_steps_follow_one_another():
+    maps = [("a", np.where(square(2), 200, 0).astype(np.uint8)[None]), ("b", np.full((1, SIZE, SIZE), 255, np.uint8))]
+    small = [Postprocess(minimum_size={"pixels": 5})]
+
+    def pixels(**changes: object) -> list[int]:
+        return [int(mask.sum()) for _, mask in final_masks(iter(maps), 0.5, rule(**changes), {"b"})]
+
+    assert pixels() == [4, 64]
+    assert pixels(black_is_empty=True) == [4, 0]
+    assert pixels(postprocess=small) == [0, 64]
+    assert pixels(black_is_empty=True, postprocess=small) == [0, 0]
+
+
+def test_several_classes_take_the_most_probable_one(tmp_path):
+    truths = {name: square(edge, 2) for name, edge in (("a", 4), ("b", 5))}
+    truths["a"][7] = 255  # ignored
+    data = data_of(tmp_path, truths)
+    maps = {name: np.stack([np.where(mask == value, 90, 80) for value in range(3)]).astype(np.uint8)
+            for name, mask in truths.items()}  # fmt: skip
+    part = BinarisePart(submission=rule(encode="runs"), classes=["road", "car", "tree"], ignore_index=255)
+    chosen, rows, length = fixed(tmp_path, data, maps, part)
+    assert chosen == {"chosen": None} and length == 0
+    assert [(row["iou"], row["mean_precision"]) for row in rows] == [(1, None), (1, None)]
+
+
+def test_the_submission_has_the_masks_in_the_order_of_its_rows(tmp_path):
+    data = data_of(tmp_path, TRUTHS, black={"d"})
+    table = write_maps(tmp_path / "test.parquet", maps_of(TRUTHS, 100, 60))
+    (tmp_path / "threshold.json").write_text('{"chosen": 0.3}')
+    order = tmp_path / "sample.csv"
+    order.write_text("id,rle_mask\nd,\nb,\na,\nc,\n")
+    part = SubmitPart(submission=rule(black_is_empty=True), classes=["salt"])
+    submit(part, data.samples, table, tmp_path / "threshold.json", order, tmp_path / "s.csv")
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines == ["id,rle_mask", "d,", f"b,{rle.encode(square(5))}", f"a,{rle.encode(square(4))}", "c,"]
+    submit(part, data.samples, table, tmp_path / "threshold.json", None, tmp_path / "s.csv")
+    assert [line[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == ["a", "b", "c", "d"]
+    order.write_text("id,rle_mask\nd,\nb,\na,\n")
+    with pytest.raises(DataError, match="masks that have no row: c"):
+        submit(part, data.samples, table, tmp_path / "threshold.json", order, tmp_path / "s.csv")
