@@ -100,8 +100,8 @@ def measure_memory(way: str, folder: Path) -> float:
     store, ensemble = PixelStore(pixels, table), Ensemble(part, weights, machine)
     rows = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
     maps = []
-    for batch in same_size_batches(store, rows, ensemble.batch_size(101, 101)):
-        maps.append(ensemble.predict(torch.stack([torch.from_numpy(store.image(row).copy()) for row in batch])))
+    for _, images in same_size_batches(store, rows, ensemble.batch_size):
+        maps.append(ensemble.predict(images))
     torch.cat(maps)
     return peak() - before
 

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("stagepipe", deadline=None)
+settings.load_profile("stagepipe")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""Artefacts appear whole or not at all, carry their provenance, and any changed byte is an error that names the file."""
+"""Artefacts appear whole or not at all, carry their provenance, and any changed byte is an error naming the file."""
 
 import os
 
@@ -8,8 +8,19 @@ import pytest
 import torch
 
 from stagepipe import artefacts
-from stagepipe.artefacts import Provenance, TableWriter, atomic, iterate_table, load_weights, metadata, publish, read_table
-from stagepipe.artefacts import save_weights, verify, write_table
+from stagepipe.artefacts import (
+    Provenance,
+    TableWriter,
+    atomic,
+    iterate_table,
+    load_weights,
+    metadata,
+    publish,
+    read_table,
+    save_weights,
+    verify,
+    write_table,
+)
 from stagepipe.errors import ArtefactError
 
 TABLE = pa.table({"sample_id": ["a", "b", "c"], "value": [1, 2, 3]})

@@ -1,7 +1,8 @@
-"""Files that jobs hand to one another: written whole or not at all, each with its provenance and a checksum that readers verify.
+"""Files that jobs hand to one another: written whole or not at all, with provenance and a checksum that readers verify.
 
-The checksum lies inside the file it protects, as `stagepipe-sha256:<64 hex digits>` in the format's own metadata: the SHA-256 of the
-file with those digits set to zero. So a table or a weights file can be copied or mailed alone and is still checked when read.
+The checksum lies inside the file it protects, as `stagepipe-sha256:<64 hex digits>` in the format's own metadata: the
+SHA-256 of the file with those digits set to zero. So a table or a weights file can be copied or mailed alone and is still
+checked when read.
 """
 
 import hashlib
@@ -85,7 +86,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-# ------------------------------------------------------------------------------------------------------------------ checksum
+# ------------------------------------------------------------------------------------------------------------- checksum
 
 
 def _digits(path: Path) -> int:
@@ -172,7 +173,7 @@ def metadata(path: Path | str) -> dict[str, Any]:
         raise ArtefactError(f"{path}: holds no readable provenance ({error}); delete it and run again") from error
 
 
-# -------------------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 class TableWriter:
@@ -236,7 +237,7 @@ def _open_table(path: Path | str, columns: Sequence[str] | None) -> pq.ParquetFi
     return file
 
 
-# ------------------------------------------------------------------------------------------------------------------- weights
+# -------------------------------------------------------------------------------------------------------------- weights
 
 
 def save_weights(

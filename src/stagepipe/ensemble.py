@@ -92,8 +92,8 @@ def write(
 def members(tables: Sequence[Path], weights: Sequence[float], split: str) -> tuple[list[list[Path]], list[float]]:
     """Group the tables of several runs, every fold's of the first run first, into members and their weights.
 
-    Out of fold a run's tables together are one member; on the test split each fold's table is a member of its own, and the
-    folds of a run weigh alike.
+    Out of fold a run's tables together are one member; on the test split each fold's table is a member of its own, and
+    the folds of a run weigh alike.
     """
     folds = len(tables) // len(weights)
     runs = [list(tables[start : start + folds]) for start in range(0, len(tables), folds)]

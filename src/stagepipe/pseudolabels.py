@@ -148,8 +148,8 @@ def select_for_stage(
 ) -> None:
     """Write the pseudolabels of a stage.
 
-    `tables` is the source stage's averaged test table or, with `cross_fit`, the test tables of every fold of its runs, run
-    after run: then fold k's networks alone make the masks that fold k sees.
+    `tables` is the source stage's averaged test table or, with `cross_fit`, the test tables of every fold of its runs,
+    run after run: then fold k's networks alone make the masks that fold k sees.
     """
     table = read_table(samples, ["sample_id", "black"])
     black = set(table.filter(table["black"])["sample_id"].to_pylist())

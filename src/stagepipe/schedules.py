@@ -50,7 +50,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def _plateau(plateau: Plateau, lr: float, scores: Sequence[float]) -> float:
-    """Replay the scores: after `patience` epochs in a row without a better one the rate falls and the count starts anew.
+    """Replay the scores: after `patience` epochs in a row without a better one the rate falls, the count starts anew.
 
     As Keras' ReduceLROnPlateau (mode max, min_delta 0) counts; torch's of the same name waits one epoch longer.
     """

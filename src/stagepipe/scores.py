@@ -96,8 +96,8 @@ def summary(cases: pa.Table) -> pd.DataFrame:
 def stage_cases(part: ScorePart, samples: Path, pixels: Path, folds: Path, tables: Sequence[Path]) -> pa.Table:
     """Score every run of a stage and its ensemble out of fold.
 
-    `tables` holds every fold's table of the first run, then of the next, and last the ensemble's table. A single class is cut
-    at 0.5. Rows "all_empty" come once.
+    `tables` holds every fold's table of the first run, then of the next, and last the ensemble's table. A single class
+    is cut at 0.5. Rows "all_empty" come once.
     """
     truths = label_reader(samples, pixels)
     fold_of = folds_by_id(folds)

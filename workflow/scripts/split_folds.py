@@ -10,7 +10,8 @@ def main() -> None:
     from stagepipe.folds import split
 
     quarantined = read_table(work.path("faults"))["sample_id"].to_pylist()
-    write_table(work.path("folds"), split(read_table(work.path("samples")), work.part.folds, quarantined), work.provenance)
+    folds = split(read_table(work.path("samples")), work.part.folds, quarantined)
+    write_table(work.path("folds"), folds, work.provenance)
 
 
 if __name__ == "__main__":
