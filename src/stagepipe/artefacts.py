@@ -1,8 +1,8 @@
 """Files that jobs hand to one another: written whole or not at all, with provenance and a checksum that readers verify.
 
 The checksum lies inside the file it protects, as `stagepipe-sha256:<64 hex digits>` in the format's own metadata: the
-SHA-256 of the file with those digits set to zero. So a table or a weights file can be copied or mailed alone and is still
-checked when read.
+SHA-256 of the file with those digits set to zero. So a table or a weights file can be copied or mailed alone and is
+still checked when read.
 """
 
 import hashlib

@@ -73,7 +73,7 @@ class Project:
     def shell_commands(self) -> dict[str, str]:
         """Command line of every job, by the name of its log."""
         shown = self.dry_run("--forceall").stdout
-        return {planned(line).pop(): line.strip() for line in shown.splitlines() if " --log " in line}
+        return {planned(line).pop(): line[line.index("exec ") :] for line in shown.splitlines() if " --log " in line}
 
     def copy(self, to: Path) -> "Project":
         """The working folder elsewhere, times and Snakemake's metadata included."""
