@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from benchmarks import tiles
 from benchmarks.timing import compare
 from stagepipe.artefacts import load_weights, read_table, save_weights
-from stagepipe.data.store import PixelStore
+from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.inference import Ensemble, predict
 from stagepipe.networks import build
 from stagepipe.recipe.model import Network, Runtime
 from stagepipe.recipe.parts import MemberPart, PredictPart
 from stagepipe.runtime import Machine, configure
-from stagepipe.training import same_size_batches
 
 ENCODER, MEMBERS = "resnet34", 2
 SMALL = Network.model_validate(

@@ -98,7 +98,7 @@ def test_every_batch_has_the_rate_of_the_schedule(schedule, data, tmp_path, monk
         return schedules.learning_rate(part.phase.schedule, 1e-3, epoch % 4, step / 3, 4, of_cycle)
 
     assert asked == [(epoch, step, rate(epoch, step)) for epoch in range(8) for step in range(3)]
-    assert [row["lr"] for row in trainer.history().to_pylist()] == [rate(epoch, 2) for epoch in range(8)]
+    assert [row["lr"] for row in trainer.progress.table(part).to_pylist()] == [rate(epoch, 2) for epoch in range(8)]
     if schedule != "constant":
         assert len({rate for _, _, rate in asked}) > 1
 
@@ -108,9 +108,9 @@ def test_early_stop_ends_a_cycle_and_goes_on_with_the_next(data, tmp_path, monke
     trainer = tiny.trainer(tmp_path, data, part)
     pretended(monkeypatch, trainer, [0.5, 0.4, 0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 0.9, 0.9])
     trainer.run()
-    trained = [(row["cycle"], row["epoch"]) for row in trainer.history().to_pylist()]
+    trained = [(row["cycle"], row["epoch"]) for row in trainer.progress.table(part).to_pylist()]
     assert trained == [(0, 0), (0, 1), (0, 2), *((1, epoch) for epoch in range(5, 10)), (2, 10), (2, 11), (2, 12)]
-    assert trainer.members() == [2, 9, 12]
+    assert trainer.progress.members(part.phase) == [2, 9, 12]
 
 
 def test_every_cycle_starts_with_a_fresh_optimiser_and_old_weights(data, tmp_path, monkeypatch):
@@ -240,10 +240,11 @@ def test_a_loss_that_is_no_number_names_where_it_was(data, tmp_path):
     ],
 )
 def test_members_are_the_epochs_that_the_recipe_selects(select, expected, data, tmp_path, monkeypatch):
-    trainer = tiny.trainer(tmp_path, data, tiny.part(epochs=2, cycles=3, select=select))
+    part = tiny.part(epochs=2, cycles=3, select=select)
+    trainer = tiny.trainer(tmp_path, data, part)
     pretended(monkeypatch, trainer, [0.1, 0.8, 0.2, 0.7, 0.8, 0.7])
     trainer.run()
-    assert trainer.members() == expected
+    assert trainer.progress.members(part.phase) == expected
     kept = sorted(path.name for path in tmp_path.glob("epoch_*"))
     assert kept == [f"epoch_{epoch:05d}.safetensors" for epoch in sorted({*expected, 5})]
 

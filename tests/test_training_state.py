@@ -242,3 +242,15 @@ def test_the_lock_file_of_a_dead_process_is_no_obstacle(tmp_path, caplog):
     with held(tmp_path):
         assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
     assert not caplog.records
+
+
+def test_what_another_recipe_finished_is_removed_and_what_it_began_is_kept(tmp_path):
+    states = {name: TrainingState(tmp_path / "fold_0" / name) for name in ("finished", "begun", "mine")}
+    for state in states.values():
+        state.folder.mkdir(parents=True)
+        state.save({"epoch": 1})
+    states["finished"].weights.write_bytes(b"weights")
+    states["mine"].weights.write_bytes(b"weights")
+    states["mine"].remove_finished_siblings()
+    assert sorted(path.name for path in (tmp_path / "fold_0").iterdir()) == ["begun", "mine"]
+    assert states["begun"].load() == {"epoch": 1}

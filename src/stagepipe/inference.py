@@ -12,13 +12,12 @@ import torch
 from tqdm import tqdm
 
 from stagepipe.artefacts import Provenance, load_weights, read_table
-from stagepipe.data.store import PixelStore
+from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.errors import TrainingError
-from stagepipe.networks import SegmentationNetwork, build
+from stagepipe.networks import SegmentationNetwork, build, probabilities
 from stagepipe.probabilities import STEPS, ProbabilityWriter
 from stagepipe.recipe.parts import PredictPart
 from stagepipe.runtime import Machine
-from stagepipe.training import probabilities, same_size_batches
 
 LOG = logging.getLogger(__name__)
 PIXELS_PER_BATCH = {"cpu": 1 << 19, "cuda": 1 << 24}
@@ -141,7 +140,7 @@ def _quantised(ensemble: Ensemble, store: PixelStore, rows: list[int], label: st
     """Row numbers and uint8 maps [C, H, W]."""
     bar = tqdm(total=len(rows), desc=label, unit="image", leave=False, disable=not sys.stderr.isatty())
     for batch, images in same_size_batches(store, rows, ensemble.batch_size):
-        maps = ensemble.predict(images)
+        maps = ensemble.predict(torch.from_numpy(images))
         if not bool(maps.isfinite().all()):
             raise TrainingError(f"{label}: the network gives values that are no numbers; train with a smaller lr")
         # round(255 p), halves up, as probabilities.quantise does it

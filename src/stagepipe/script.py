@@ -62,9 +62,8 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     parser.add_argument("--runtime", default="{}", help="Runtime as JSON")
     parser.add_argument("--code", default="", help="fingerprint of the code")
     parser.add_argument("--state", type=Path, default=Path("state"), help="folder for the state of interrupted work")
-    parser.add_argument(
-        "--expect", default="{}", help="JSON: input file -> fingerprint of the part that must have made it"
-    )
+    parser.add_argument("--resume", default="", help="fingerprint of the only code whose interrupted work may go on")
+    parser.add_argument("--expect", default="{}", help="JSON: input file -> how the fingerprint of its part begins")
     for name in [*inputs, *outputs]:
         parser.add_argument(f"--{name}", nargs="*", type=Path, default=[], metavar="FILE")
     arguments = parser.parse_args()
@@ -76,7 +75,7 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     runtime = _parsed(Runtime, arguments.runtime, "--runtime")
     checksums = _check_inputs([path for name in inputs for path in paths[name]], json.loads(arguments.expect))
     provenance = Provenance(part.fingerprint(), checksums, arguments.code, getattr(part, "seed", 0))
-    identity = json.dumps([provenance.part, checksums], sort_keys=True)
+    identity = json.dumps([provenance.part, checksums, *filter(None, [arguments.resume])], sort_keys=True)
     state = arguments.state / hashlib.sha256(identity.encode()).hexdigest()[:20]
     return Job(part, paths, arguments.threads, runtime, provenance, state)
 
@@ -95,7 +94,7 @@ def _check_inputs(paths: list[Path], expected: dict[str, str]) -> dict[str, str]
         if path.suffix in SEALED:
             checksums[str(path)] = verify(path)
             wanted = expected.get(str(path))
-            if wanted and metadata(path)["part"] != wanted:
+            if wanted and not metadata(path)["part"].startswith(wanted):
                 raise ArtefactError(
                     f"{path}: was made by another recipe than this one (part {metadata(path)['part'][:12]}, wanted "
                     f"{wanted[:12]}); run snakemake again, so that it is made anew"

@@ -9,33 +9,30 @@ ends with the bits of one that was never stopped.
 
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm import tqdm
 
 from stagepipe import metrics, optimizers, schedules, seeding
 from stagepipe.artefacts import Provenance, load_weights, publish, read_table, save_weights, write_table
 from stagepipe.augment import Augmentation
-from stagepipe.data.store import PixelStore
+from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.data.training import EpochOrders, TrainingSamples, batches, select
 from stagepipe.device_metrics import batch_counts
 from stagepipe.errors import TrainingError
 from stagepipe.losses import total_loss
-from stagepipe.networks import SegmentationNetwork, build
+from stagepipe.networks import SegmentationNetwork, build, probabilities
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
-from stagepipe.tables import HISTORY
+from stagepipe.training_progress import Progress, StopSignal
 from stagepipe.training_state import TrainingState, held
 
 LOG = logging.getLogger(__name__)
@@ -64,26 +61,6 @@ class TrainOutputs:
     history: Path
 
 
-@dataclass
-class Progress:
-    """Where training stands; everything that is saved besides weights and optimiser state."""
-
-    epoch: int = 0
-    """next epoch, counted over all cycles"""
-    step: int = 0
-    """next batch of that epoch"""
-    loss_sum: float = 0.0
-    """over the epoch's batches so far"""
-    seconds: float = 0.0
-    """spent on the epoch so far"""
-    history: list[list[float]] = field(default_factory=list)
-    """epoch, lr, loss, score, seconds, images of every finished epoch"""
-
-    def scores(self, first: int, last: int) -> list[float]:
-        """Validation scores of the epochs first <= epoch < last."""
-        return [row[3] for row in self.history if first <= row[0] < last]
-
-
 def train(
     part: TrainPart,
     inputs: TrainInputs,
@@ -103,13 +80,15 @@ def train(
         if not state.finished():
             trainer = Trainer(part, inputs, state, machine)
             trainer.run()
-            members = {str(index): state.load_epoch(epoch) for index, epoch in enumerate(trainer.members())}
-            members["last"] = state.load_epoch(trainer.last_epoch())
-            write_table(state.history, trainer.history(), provenance)
+            chosen = trainer.progress.members(part.phase)
+            members = {str(index): state.load_epoch(epoch) for index, epoch in enumerate(chosen)}
+            members["last"] = state.load_epoch(trainer.progress.last_epoch)
+            write_table(state.history, trainer.progress.table(part), provenance)
             save_weights(state.weights, members, provenance)
         state.clear()
         publish(state.history, outputs.history)
         publish(state.weights, outputs.weights)
+        state.remove_finished_siblings()
 
 
 class Trainer:
@@ -160,7 +139,7 @@ class Trainer:
         finally:
             stop.restore()
 
-    def _train_cycle(self, cycle: int, stop: "StopSignal") -> None:
+    def _train_cycle(self, cycle: int, stop: StopSignal) -> None:
         end = (cycle + 1) * self.phase.epochs
         if self.progress.epoch == end - self.phase.epochs and self.progress.step == 0:
             self.optimizer = optimizers.build(self.phase, self.network)
@@ -175,7 +154,7 @@ class Trainer:
                     self.progress.epoch = end
                 self._save()
 
-    def _train_epoch(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: "StopSignal") -> None:
+    def _train_epoch(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: StopSignal) -> None:
         """One epoch: train on its remaining batches, validate, keep the weights if they are or may become a member."""
         phase, progress, began = self.phase, self.progress, time.monotonic()
         self.network.train()
@@ -267,7 +246,7 @@ class Trainer:
         for rows, images in same_size_batches(self.store, self.validation, lambda *_: self.phase.batch):
             masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
             with self.machine.autocast():
-                logits = self.forward(self.machine.to_device(images))
+                logits = self.forward(self.machine.to_device(torch.from_numpy(images)))
             maps = self.network.geometry.undo(probabilities(logits), *masks.shape[1:])
             target = self._target(self.machine.to_device(masks))
             counts.append(batch_counts(maps, target, 0.5, self.part.ignore_index))
@@ -276,42 +255,8 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------------- progress
 
-    def members(self) -> list[int]:
-        """Epochs whose weights are handed to prediction, best first or in the order of the cycles."""
-        rows = self.progress.history
-        if self.phase.select.end_of_cycle:
-            ends = {row[0] // self.phase.epochs: row[0] for row in rows}
-            return [int(ends[cycle]) for cycle in sorted(ends)][self.phase.select.end_of_cycle.skip :]
-        count = self.phase.select.top.k if self.phase.select.top else 1
-        return [int(row[0]) for row in sorted(rows, key=lambda row: (-row[3], row[0]))[:count]]
-
-    def last_epoch(self) -> int:
-        """The last epoch trained."""
-        return int(self.progress.history[-1][0])
-
-    def history(self) -> pa.Table:
-        """What happened in every epoch."""
-        part = self.part
-        rows = [
-            (
-                part.stage,
-                part.run,
-                self.phase.name,
-                part.fold,
-                int(row[0]) // self.phase.epochs,
-                int(row[0]),
-                *row[1:5],
-                int(row[5]),
-            )
-            for row in self.progress.history
-        ]
-        return pa.Table.from_pylist([dict(zip(HISTORY.names, row, strict=True)) for row in rows], schema=HISTORY)
-
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs * self.phase.cycles
-
-    def _kept(self) -> set[int]:
-        return {*self.members(), self.last_epoch()} if self.progress.history else set()
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return self.network.module.state_dict()
@@ -325,19 +270,24 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
             }
         )
-        self.state.prune(self._kept())
+        self.state.prune(self.progress.kept(self.phase))
 
     def _resume(self) -> None:
         saved = self.state.load()
         if saved is None:
             return
-        progress = Progress(**saved["progress"])
-        self.progress, fresh = progress, self.progress
-        if not self.state.whole(self._kept()):
-            self.progress = fresh
-            return
-        self.network.module.load_state_dict(saved["weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            progress = Progress(**saved["progress"])
+            if not self.state.whole(progress.kept(self.phase)):
+                return
+            self.network.module.load_state_dict(saved["weights"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            # Saved by another version of the code, under `code: warn`.
+            raise TrainingError(
+                f"{self.state.folder}: doesn't fit this version ({error}); delete the folder"
+            ) from error
+        self.progress = progress
         LOG.info("resuming, %s", self._position())
 
     def _position(self) -> str:
@@ -347,50 +297,3 @@ class Trainer:
         last = f" {self.phase.monitor} {self.progress.history[-1][3]:.4f}" if self.progress.history else ""
         label = f"{self.part.stage}/{self.part.run}/{self.phase.name} fold {self.part.fold} epoch {epoch + 1}{last}"
         return tqdm(steps, desc=label, unit="batch", leave=False, disable=not sys.stderr.isatty())
-
-
-def probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """float32 probabilities [B, C, H, W]: sigmoid of a single class, softmax over several."""
-    logits = logits.float()
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-
-
-def same_size_batches(
-    store: PixelStore, rows: list[int], size: Callable[[int, int], int]
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Runs of neighbouring rows whose images have one size, and the images uint8 [B, H, W, K], each read once.
-
-    `size` gives how many images of a height and width a batch holds at most.
-    """
-    batch: list[int] = []
-    images: list[np.ndarray] = []
-    for row in rows:
-        image = store.image(row)
-        if batch and (image.shape != images[0].shape or len(batch) >= size(*images[0].shape[:2])):
-            yield batch, torch.from_numpy(np.stack(images))
-            batch, images = [], []
-        batch.append(row)
-        images.append(image)
-    if batch:
-        yield batch, torch.from_numpy(np.stack(images))
-
-
-class StopSignal:
-    """Notes SIGTERM and SIGUSR1, so that the loop can save and leave at the next step."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-
-    @property
-    def name(self) -> str:
-        """Name of the signal."""
-        return signal.Signals(self.received).name
-
-    def restore(self) -> None:
-        """Put back the handlers from before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class TrainingState:
     """Save and load the progress of one phase in its side directory."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._progress = folder / "progress.pt"
         self.weights = folder / "weights.safetensors"
         """members of a finished phase, to be published"""
@@ -87,6 +88,12 @@ class TrainingState:
         self._progress.unlink(missing_ok=True)
         self.prune(set())
 
+    def remove_finished_siblings(self) -> None:
+        """Remove what the same phase and fold finished under other recipes: their files have been replaced."""
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and (other / self.weights.name).exists():
+                shutil.rmtree(other)
+
     def save_epoch(self, epoch: int, weights: Weights) -> None:
         """Keep the weights of an epoch."""
         save_weights(self._path(epoch), {"epoch": weights})
@@ -108,9 +115,9 @@ class TrainingState:
     def prune(self, kept: set[int]) -> None:
         """Remove the weights of all other epochs, and what a kill left half-written."""
         keep = {self._path(epoch) for epoch in kept}
-        for path in self._folder.iterdir():
+        for path in self.folder.iterdir():
             if path.suffix == ".part" or (path.name.startswith("epoch_") and path not in keep):
                 path.unlink()
 
     def _path(self, epoch: int) -> Path:
-        return self._folder / f"epoch_{epoch:05d}.safetensors"
+        return self.folder / f"epoch_{epoch:05d}.safetensors"

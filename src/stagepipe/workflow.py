@@ -76,18 +76,19 @@ class Plan:
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
-    def arguments(self, script: str, inputs: Sequence[str], threads: int) -> str:
+    def arguments(self, script: str, wildcards: Sequence[str], inputs: Sequence[str], threads: int) -> str:
         """Command line of a script up to the arguments that make its result."""
-        expected = {path: self.parts[path][1].fingerprint() for path in map(str, inputs) if path in self.parts}
+        # Linux takes no argument of more than 128 KiB, and the shell gets the whole command as one: so no more digits.
+        expected = {path: self.parts[path][1].fingerprint()[:16] for path in map(str, inputs) if path in self.parts}
         runtime = self.recipe.runtime.model_dump_json(exclude_defaults=True)
         fingerprint = code.fingerprint(self.script(script))
-        # Training goes on from what other code has left under `code: warn`; under `code: rerun` it starts anew.
-        state = self.results / "state" / (fingerprint[:20] if self.recipe.code == "rerun" else "")
         words = {
             "--threads": str(threads),
             "--runtime": runtime,
             "--code": fingerprint,
-            "--state": str(state),
+            "--state": str((self.results / "state").joinpath(*wildcards)),
+            # Training goes on from what other code has left under `code: warn`; under `code: rerun` it starts anew.
+            "--resume": fingerprint if self.recipe.code == "rerun" else "",
             "--expect": json.dumps(expected),
         }
         return shlex.join([str(self.script(script)), *(word for pair in words.items() for word in pair)])

@@ -39,7 +39,7 @@ def job(script):
 
     # A function of `input` and `threads` is what Snakemake leaves out of its comparison.
     def arguments(wildcards, input, threads):
-        return PLAN.arguments(script, list(input), threads)
+        return PLAN.arguments(script, list(wildcards), list(input), threads)
 
     return arguments
 

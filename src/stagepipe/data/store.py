@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +88,26 @@ class PixelStore:
                 "delete the file and run again"
             )
         return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def same_size_batches(
+    store: PixelStore, rows: Sequence[int], size: Callable[[int, int], int]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Runs of neighbouring rows whose images have one size, and the images uint8 [B, H, W, K], each read once.
+
+    `size` gives how many images of a height and width a batch holds at most.
+    """
+    batch: list[int] = []
+    images: list[np.ndarray] = []
+    for row in rows:
+        image = store.image(row)
+        if batch and (image.shape != images[0].shape or len(batch) >= size(*images[0].shape[:2])):
+            yield batch, np.stack(images)
+            batch, images = [], []
+        batch.append(row)
+        images.append(image)
+    if batch:
+        yield batch, np.stack(images)
 
 
 def _places(samples: pa.Table, kind: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Networks of segmentation_models_pytorch with their input geometry: uint8 images in, logits on the padded grid out."""
 
 from stagepipe.networks.geometry import Geometry
-from stagepipe.networks.segmentation import SegmentationNetwork, build, validate_names
+from stagepipe.networks.segmentation import SegmentationNetwork, build, probabilities, validate_names
 
-__all__ = ["Geometry", "SegmentationNetwork", "build", "validate_names"]
+__all__ = ["Geometry", "SegmentationNetwork", "build", "probabilities", "validate_names"]

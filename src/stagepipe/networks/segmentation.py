@@ -103,6 +103,12 @@ class SegmentationNetwork(nn.Module):
         return self
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """float32 probabilities [B, C, H, W] of logits: sigmoid of a single class, softmax over several."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
 def build(
     network: Network,
     outputs: int,
