@@ -79,7 +79,8 @@ def table(rows: list[dict]) -> str:
     lines = ["| work | plain | ours | unit | ratio | note |", "|---|---:|---:|---|---:|---|"]
     for row in rows:
         plain, ours = (number(row[key]) for key in ("plain", "ours"))
-        lines.append(f"| {row['name']} | {plain} | {ours} | {row['unit']} | {row['ratio']:.2f} | {row['note']} |")
+        cells = (row["name"], plain, ours, row["unit"], f"{row['ratio']:.2f}", row["note"])
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """Averaging members and views: `Ensemble.predict` beside a loop over both, and the memory that a whole split takes."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -115,7 +114,7 @@ def measure_memory(way: str, folder: Path) -> float:
     rows = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
     maps = []
     for _, images in same_size_batches(store, rows, ensemble.batch_size):
-        maps.append(ensemble.predict(images))
+        maps.append(ensemble.predict(torch.from_numpy(images)))
     torch.cat(maps)
     return peak() - before
 
@@ -138,7 +137,8 @@ def memory(images: int) -> dict:
 
 
 def run(gpu: bool) -> list[dict]:
-    machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=os.cpu_count() or 1)
+    # all cores, or as many as OMP_NUM_THREADS says
+    machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=torch.get_num_threads())
     return [speed(machine), *(memory(images) for images in SPLITS)]
 
 

@@ -1,11 +1,13 @@
 """Images a second of the Trainer's steps, beside the loop everyone writes and beside its own steps without a loader."""
 
+import functools
 import itertools
-import os
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import albumentations
@@ -24,8 +26,6 @@ from stagepipe.runtime import Machine, configure
 from stagepipe.training import Trainer, TrainInputs
 from stagepipe.training_state import TrainingState
 
-LEAST_OF_PLAIN, LEAST_OF_RESIDENT = 1.8, 0.9
-"""On two CPU cores: times the plain loop, share of the step without a loader."""
 PLAIN_WORKERS = 2
 
 
@@ -103,63 +103,86 @@ def plain_steps(case: Case, raw: Path, device: torch.device) -> Iterator[float]:
             yield loss.item()
 
 
-def trainer_of(case: Case, data: tiles.Tiles, state: Path, machine: Machine) -> Trainer:
+def trainer_of(case: Case, data: tiles.Tiles, machine: Machine) -> Trainer:
     loss = {"bce": 1, "dice": 1} if case.loss == "bce_dice" else case.loss
     phase = {"name": "phase", "loss": loss, "batch": case.batch, "augment": "tgs_phalanx", "lr": 1e-4, "epochs": 10**6}
     part = TrainPart(
         seed=0, stage="stage", run="run", fold="0", fold_count=5, classes=["salt"], stored_channels=1,
         network=tiles.network(case.encoder), phase=Phase.model_validate(phase),
     )  # fmt: skip
-    return Trainer(part, TrainInputs(data.samples, data.pixels, data.folds), TrainingState(state), machine)
+    return Trainer(part, TrainInputs(data.samples, data.pixels, data.folds), TrainingState(data.raw.parent), machine)
 
 
-def rates(case: Case, data: tiles.Tiles, machine: Machine) -> dict[str, float]:
-    """Images a second of every way."""
-    trainer = trainer_of(case, data, data.raw.parent, machine)
+def trainer_steps(case: Case, data: tiles.Tiles, machine: Machine, resident: bool) -> Iterator[torch.Tensor]:
+    """The Trainer's steps on batches of its loader, or all on one batch that is already where the network is."""
+    trainer = trainer_of(case, data, machine)
     trainer.network.train()
-    plain = plain_steps(case, data.raw, machine.device)
-    loaded = batches(
-        trainer.samples, trainer.orders, (0, 0), trainer.phase.epochs, machine.workers, machine.device.type == "cuda"
-    )
-    resident = itertools.repeat(tuple(machine.to_device(tensor) for tensor in next(loaded)))
+    pin = machine.device.type == "cuda"
+    workers = 0 if resident else machine.workers
+    with closing(batches(trainer.samples, trainer.orders, (0, 0), trainer.phase.epochs, workers, pin)) as loaded:
+        source = itertools.repeat([machine.to_device(tensor) for tensor in next(loaded)]) if resident else loaded
+        while True:
+            yield trainer.train_step(source, 0, 1e-4)
 
-    def repeated(step: Callable[[], object], steps: int) -> None:
-        for _ in range(steps):
-            step()
-        if machine.device.type == "cuda":
-            torch.cuda.synchronize()
 
-    steps = {
-        "plain": lambda: next(plain),
-        "ours": lambda: trainer.train_step(loaded, 0, 1e-4),
-        "resident": lambda: trainer.train_step(resident, 0, 1e-4),
-    }
-    with closing(loaded):
-        seconds = interleave(
-            {name: lambda step=step: repeated(step, case.steps) for name, step in steps.items()},
-            case.rounds,
-            before=lambda name: repeated(steps[name], case.warm),
-        )
-    return {name: case.steps * case.batch / value for name, value in seconds.items()}
+def serve(pipe: Connection, way: str, case: Case, data: tiles.Tiles, gpu: bool) -> None:
+    """In a process of its own, take as many steps as the pipe says, say so, and end at zero."""
+    if way == "plain":
+        steps = plain_steps(case, data.raw, torch.device("cuda" if gpu else "cpu"))
+    else:
+        steps = trainer_steps(case, data, machine_here(gpu), resident=way == "resident")
+    with closing(steps):
+        while count := pipe.recv():
+            for _ in range(count):
+                next(steps)
+            if gpu:
+                torch.cuda.synchronize()
+            pipe.send(None)
+
+
+def machine_here(gpu: bool) -> Machine:
+    """All cores, or as many as OMP_NUM_THREADS says."""
+    return configure(Runtime(device="cuda" if gpu else "cpu"), threads=torch.get_num_threads())
+
+
+def rates(case: Case, data: tiles.Tiles, gpu: bool) -> dict[str, float]:
+    """Images a second of every way, each in a process of its own, with its own threads and memory, taking turns."""
+    spawn, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    for way in ("plain", "ours", "resident"):
+        pipes[way], theirs = spawn.Pipe()
+        processes.append(spawn.Process(target=serve, args=(theirs, way, case, data, gpu)))
+        processes[-1].start()
+        theirs.close()
+
+    def take(way: str, steps: int) -> None:
+        pipes[way].send(steps)
+        pipes[way].recv()
+
+    ways = {way: functools.partial(take, way, case.steps) for way in pipes}
+    seconds = interleave(ways, case.rounds, before=lambda way: take(way, case.warm))
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(0)
+        process.join()
+    return {way: case.steps * case.batch / value for way, value in seconds.items()}
 
 
 def run(gpu: bool) -> list[dict]:
-    machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=os.cpu_count() or 1)
+    machine = machine_here(gpu)
     rows = []
     for case in GPU if gpu else CPU:
         with tempfile.TemporaryDirectory() as folder:
-            # ten batches in four of five folds; ids and pixels of 1,000 tiles fit any cache alike
-            rate = rates(case, tiles.write(Path(folder), train=1000, test=1), machine)
+            rate = rates(case, tiles.write(Path(folder), train=1000, test=1), gpu)
         name = f"train U-Net {case.encoder} scse, {case.loss}, 128 px, batch {case.batch}"
-        note = f"{'bf16' if machine.bf16 else 'float32'}, {torch.get_num_threads()} threads, {machine.workers} workers"
-        against = {
-            "plain": f"plain: float32 NCHW, PNG files, {PLAIN_WORKERS} workers, loss.item(); ours: {note}",
+        precision = "bf16" if machine.bf16 else "float32"
+        notes = {
+            "plain": f"{torch.get_num_threads()} threads; plain: float32 NCHW, PNG files, {PLAIN_WORKERS} workers, "
+            f"loss.item(); ours: {precision} channels_last, store, workers: {machine.workers}",
             "resident": "plain: the same step on one batch in memory, no loader",
         }
-        for way, text in against.items():
+        for way, note in notes.items():
             label = name if way == "plain" else f"{name}: what the loader costs"
             numbers = {"plain": rate[way], "ours": rate["ours"], "unit": "images/s", "ratio": rate["ours"] / rate[way]}
-            rows.append({"name": label, **numbers, "note": text})
+            rows.append({"name": label, **numbers, "note": note})
     return rows
 
 

