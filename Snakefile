@@ -23,10 +23,6 @@ pathvars:
 report: "workflow/report/workflow.rst"
 
 
-# Rules carry no software of their own: the one environment that runs Snakemake runs them.
-container: None
-
-
 wildcard_constraints:
     stage="|".join(stage.name for stage in RECIPE.stages),
     run=r"\w+",

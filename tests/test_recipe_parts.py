@@ -176,9 +176,9 @@ def test_jobs_of_the_example():
 
 def test_weights_of_runs_and_blend_by_hand():
     made = recipe("stages.stage1", ensemble={"small": 1, "large": 3})
-    assert run_weights(made.stage("stage1")) == {"large": 3, "small": 1}
+    assert run_weights(made.stage("stage1")) == {"large": 0.75, "small": 0.25}
     assert run_weights(made.stage("stage2")) == {"first": 1}
-    assert run_weights(recipe("stages.stage1", ensemble={"small": 2, "large": 0}).stage("stage1")) == {"small": 2}
+    assert run_weights(recipe("stages.stage1", ensemble={"small": 2, "large": 0}).stage("stage1")) == {"small": 1}
     # stage1 has 0.25, split 1 : 3
     assert blend_weights(made) == {("stage1", "large"): 0.1875, ("stage1", "small"): 0.0625, ("stage2", "first"): 0.75}
 

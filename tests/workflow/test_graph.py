@@ -203,9 +203,7 @@ def test_the_workstation_profile_runs(empty):
 
 def test_snakemake_finds_nothing_to_lint(empty):
     done = empty.snakemake("--lint")
-    found = {line.strip() for line in done.stdout.splitlines() if line.startswith("    * ")}
-    # No environment per rule: the one that runs Snakemake runs the jobs (see the Snakefile).
-    assert found <= {"* Specify a conda environment or container for each rule.:"}
+    assert done.returncode == 0, done.stdout
 
 
 def test_snakefiles_are_formatted():

@@ -12,6 +12,8 @@ if RECIPE.dataset.format == "synthetic":
             "<logs>/synthesise.log",
         benchmark:
             "<benchmarks>/synthesise.tsv"
+        conda:
+            "../envs/stagepipe.yaml"
         resources:
             mem_mb=2000,
             runtime=10,
@@ -36,6 +38,8 @@ rule ingest:
         "<logs>/ingest.log",
     benchmark:
         "<benchmarks>/ingest.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     threads: 2
     resources:
         mem_mb=4000,
@@ -63,6 +67,8 @@ rule split_folds:
         "<logs>/split_folds.log",
     benchmark:
         "<benchmarks>/split_folds.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=2000,
         runtime=10,

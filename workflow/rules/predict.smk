@@ -15,6 +15,8 @@ rule predict:
         "<logs>/predict/{stage}/{run}/fold_{fold}.log",
     benchmark:
         "<benchmarks>/predict/{stage}/{run}/fold_{fold}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     threads: 4
     resources:
         gpu=1,
@@ -40,6 +42,8 @@ rule ensemble:
         "<logs>/ensemble/{stage}/{split}.log",
     benchmark:
         "<benchmarks>/ensemble/{stage}/{split}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -66,6 +70,8 @@ rule score:
         "<logs>/score/{stage}.log",
     benchmark:
         "<benchmarks>/score/{stage}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,

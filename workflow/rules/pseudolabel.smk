@@ -12,6 +12,8 @@ rule select_pseudolabels:
         "<logs>/select_pseudolabels/{stage}.log",
     benchmark:
         "<benchmarks>/select_pseudolabels/{stage}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,

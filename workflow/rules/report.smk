@@ -42,6 +42,8 @@ rule report:
         html="<results>/report.html",
     log:
         "<logs>/report.log",
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,

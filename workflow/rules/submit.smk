@@ -11,6 +11,8 @@ rule blend:
         "<logs>/blend/{split}.log",
     benchmark:
         "<benchmarks>/blend/{split}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -38,6 +40,8 @@ rule binarise:
         "<logs>/binarise.log",
     benchmark:
         "<benchmarks>/binarise.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -65,6 +69,8 @@ rule submit:
         "<logs>/submit.log",
     benchmark:
         "<benchmarks>/submit.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
@@ -88,6 +94,8 @@ rule collect_scores:
         "<logs>/collect_scores.log",
     benchmark:
         "<benchmarks>/collect_scores.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     resources:
         mem_mb=2000,
         runtime=10,

@@ -15,6 +15,8 @@ rule train:
         "<logs>/train/{stage}/{run}/{phase}/fold_{fold}.log",
     benchmark:
         "<benchmarks>/train/{stage}/{run}/{phase}/fold_{fold}.tsv"
+    conda:
+        "../envs/stagepipe.yaml"
     threads: 4
     resources:
         gpu=1,

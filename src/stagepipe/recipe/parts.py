@@ -210,9 +210,10 @@ def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart
 
 
 def run_weights(stage: Stage) -> dict[str, float]:
-    """Ratio of each run with a weight in the stage's average, sorted by name."""
+    """Share of each run with a weight in the stage's average, sorted by name; they sum to 1, so 1:1 and 2:2 agree."""
     ratios = stage.ensemble or dict.fromkeys(stage.runs, 1.0)
-    return {run: ratios[run] for run in sorted(stage.runs) if ratios.get(run, 0) > 0}
+    total = sum(ratios.values())
+    return {run: ratios[run] / total for run in sorted(stage.runs) if ratios.get(run, 0) > 0}
 
 
 def pseudolabels_part(recipe: Recipe, stage: str) -> PseudolabelsPart:
@@ -232,7 +233,7 @@ def blend_weights(recipe: Recipe) -> dict[tuple[str, str], float]:
         stage, _, run = key.partition("/")
         ratios = {run: 1.0} if run else run_weights(recipe.stage(stage))
         for name, ratio in ratios.items():
-            shares[stage, name] = shares.get((stage, name), 0.0) + share * ratio / sum(ratios.values())
+            shares[stage, name] = shares.get((stage, name), 0.0) + share * ratio
     return shares
 
 
