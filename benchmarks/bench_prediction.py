@@ -132,7 +132,7 @@ def memory(images: int) -> dict:
         **megabytes,
         "unit": "MiB",
         "ratio": megabytes["plain"] / megabytes["ours"],
-        "note": "peak memory above the imports, 101 x 101; plain: the same batches, all maps kept as float32",
+        "note": "peak memory above the imports, give or take 50 MiB, 101 x 101; plain: all maps kept as float32",
     }
 
 

@@ -42,7 +42,7 @@ class Case:
     rounds: int
 
 
-CPU = [Case("resnet34", "lovasz_hinge", 16, 1, 3, 5), Case("resnet18", "bce_dice", 16, 1, 4, 5)]
+CPU = [Case("resnet34", "lovasz_hinge", 16, 1, 2, 5), Case("resnet18", "bce_dice", 16, 1, 3, 5)]
 GPU = [Case("resnet34", "lovasz_hinge", 64, 50, 200, 5)]
 
 
