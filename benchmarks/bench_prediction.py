@@ -87,7 +87,7 @@ def speed(machine: Machine) -> dict:
     assert difference < 0.02, f"the two ways differ by {difference:.3f} on average"
     note = (
         f"{MEMBERS} members, 2 views, batch {len(images)}; plain: float32 NCHW, a model and a view at a time; ours: "
-        f"{'bf16' if machine.bf16 else 'float32'} channels_last; {torch.get_num_threads()} threads"
+        f"{'bf16' if machine.bf16 else 'float32'} channels_last; threads: {torch.get_num_threads()}"
     )
     calls = 20 if machine.compile else 1
     row = compare(f"predict U-Net {ENCODER} scse, 128 px", plain, ours, note, repeats=7, calls=calls)

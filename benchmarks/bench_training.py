@@ -175,7 +175,7 @@ def run(gpu: bool) -> list[dict]:
         name = f"train U-Net {case.encoder} scse, {case.loss}, 128 px, batch {case.batch}"
         precision = "bf16" if machine.bf16 else "float32"
         notes = {
-            "plain": f"{torch.get_num_threads()} threads; plain: float32 NCHW, PNG files, {PLAIN_WORKERS} workers, "
+            "plain": f"threads: {torch.get_num_threads()}; plain: float32 NCHW, PNG files, {PLAIN_WORKERS} workers, "
             f"loss.item(); ours: {precision} channels_last, store, workers: {machine.workers}",
             "resident": "plain: the same step on one batch in memory, no loader",
         }
