@@ -35,7 +35,7 @@ def writing(path: Path | str) -> Iterator[Append]:
 
 
 class PixelStore:
-    """Images and masks by row of the samples table; safe to pickle and to share with forked processes."""
+    """Images and masks by row of the samples table; safe to send to and to share with other processes."""
 
     def __init__(self, path: Path | str, samples: pa.Table) -> None:
         """Check the file's size against the samples table; ArtefactError if they don't belong together."""

@@ -44,8 +44,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path | str) -> Tree:
     """Parse one YAML file; RecipeError names the file, line and fault."""
     try:
-        # The loader is a SafeLoader: plain data only.
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        tree = _Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
         json.dumps(tree, default=str, skipkeys=True)  # raises if an alias holds itself
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: there is no such file") from error
