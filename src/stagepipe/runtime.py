@@ -65,7 +65,7 @@ def _reuse_freed_memory() -> None:
     """Let glibc keep freed blocks of any size for the next step.
 
     By default it maps large ones anew each time, and filling the pages in took 10 to 16 % of the time of a training
-    step on the CPU; peak memory stays the same.
+    step on the CPU; peak memory grew by 0 to 4 % (docs/benchmarks.md).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
