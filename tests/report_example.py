@@ -198,7 +198,6 @@ def _finish(folder, recipe, truths, fold_of, draw, cases) -> ReportInputs:
         blend_test=folder / "blend/test.parquet",
         submission=file,
         benchmarks=_benchmarks(folder, recipe, draw),
-        code_warnings=["artefacts made by other code than today's: 3 of stage1 (train); they are kept"],
     )
 
 

@@ -70,7 +70,6 @@ class ReportInputs:
     benchmarks: Sequence[Path] = ()
     """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
     weights: Sequence[Path] = ()
-    code_warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def draw(found: Collected, shown: list[Case], histogram: NDArray[np.int64]) -> d
 def page(inputs: ReportInputs, found: Collected, shown: list[Case], drawn: dict[str, bytes]) -> str:
     """The whole page as HTML."""
     body = (
-        headline(inputs, found),
+        headline(found),
         sections.data(found, drawn),
         sections.folds(found, drawn),
         sections.curves(found, drawn),
@@ -107,18 +107,15 @@ def _header(inputs: ReportInputs, found: Collected) -> str:
     return f'<header><h1>{escape(inputs.name)}</h1><p class="lead">{escape(" · ".join(parts))}</p></header>'
 
 
-def headline(inputs: ReportInputs, found: Collected) -> str:
+def headline(found: Collected) -> str:
     """Score of every stage with the all-empty score beside it, and the submission's rows."""
     tiles = "".join(_tile(found, stage) for stage in [*found.stages, "submission"])
-    warnings = "".join(f"<p>{escape(line)}</p>" for line in inputs.code_warnings)
-    note = f'<div class="note">{warnings}</div>' if warnings else ""
     nothing = "empty masks" if len(found.classes) == 1 else f"{found.classes[0]} and nothing else"
     return (
         f'<section id="headline"><div class="tiles">{tiles}{_submission_tile(found)}</div>'
         f"<p>{words(found.metric)} of out-of-fold predictions (each stage&rsquo;s ensemble, the submission&rsquo;s "
         f"blend), the mean over all labelled images. The orange mark is what {escape(nothing)} everywhere would "
-        "score.</p>"
-        f"{note}</section>"
+        "score.</p></section>"
     )
 
 
