@@ -1,0 +1,137 @@
+"""The recipe as types: every key, its type, its default and its bounds.
+
+What has an order (stages, phases) is a list of named items; what has none (networks, runs) is a mapping, so that
+sorting the keys of a recipe never changes it. Nothing here imports torch or OpenCV: the Snakefile reads recipes in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stagepipe.recipe.model.choices import (
+    AUGMENTATIONS,
+    HEADS,
+    LOSSES,
+    SIGMOID_LOSSES,
+    SOFTMAX_LOSSES,
+    Adam,
+    AdamW,
+    Balanced,
+    Best,
+    Constant,
+    Cosine,
+    EndOfCycle,
+    LossTerm,
+    OneCycle,
+    Optimizer,
+    Plateau,
+    Replacement,
+    RmsProp,
+    Sampler,
+    Schedule,
+    Select,
+    Sgd,
+    Shuffle,
+    Step,
+    Top,
+    Transform,
+)
+from stagepipe.recipe.model.data import Dataset, Folds, Synthetic
+from stagepipe.recipe.model.network import Network, Normalise, Pad, WeightsFile
+from stagepipe.recipe.model.phase import Phase
+from stagepipe.recipe.model.section import Flag, Integer, Name, Natural, OneOf, Section, Size
+from stagepipe.recipe.model.stage import Pseudolabels, Run, SizeBin, Stage
+from stagepipe.recipe.model.submission import Emptiness, Jigsaw, MinimumSize, Postprocess, Submission, Threshold
+
+__all__ = [
+    "AUGMENTATIONS",
+    "HEADS",
+    "LOSSES",
+    "SIGMOID_LOSSES",
+    "SOFTMAX_LOSSES",
+    "Adam",
+    "AdamW",
+    "Balanced",
+    "Best",
+    "Constant",
+    "Cosine",
+    "Dataset",
+    "Emptiness",
+    "EndOfCycle",
+    "Flag",
+    "Folds",
+    "Integer",
+    "Jigsaw",
+    "LossTerm",
+    "MinimumSize",
+    "Name",
+    "Natural",
+    "Network",
+    "Normalise",
+    "OneCycle",
+    "OneOf",
+    "Optimizer",
+    "Pad",
+    "Phase",
+    "Plateau",
+    "Postprocess",
+    "Pseudolabels",
+    "Recipe",
+    "Replacement",
+    "RmsProp",
+    "Run",
+    "Runtime",
+    "Sampler",
+    "Schedule",
+    "Section",
+    "Select",
+    "Sgd",
+    "Shuffle",
+    "Size",
+    "SizeBin",
+    "Stage",
+    "Step",
+    "Submission",
+    "Synthetic",
+    "Threshold",
+    "Top",
+    "Transform",
+    "WeightsFile",
+]
+
+
+class Runtime(Section):
+    """How jobs run on this machine. Nothing here is part of the result, so changing it re-runs nothing."""
+
+    workers: Natural | Literal["auto"] = "auto"
+    """data loader processes of a training job"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the hardware multiplies it"""
+    compile: Flag | Literal["auto"] = "auto"
+    """`auto`: on CUDA"""
+    deterministic: Flag = False
+    """on CUDA: slower kernels that give the same bits every time (a CPU always does)"""
+
+
+class Recipe(Section):
+    """The only input besides raw data."""
+
+    name: Name
+    """results land in results/<name>/"""
+    seed: Integer = 0
+    code: Literal["warn", "rerun"] = "warn"
+    """artefacts made by other code than today's: name them and go on, or make them anew"""
+    dataset: Dataset
+    folds: Folds = Folds()
+    networks: dict[Name, Network] = Field(min_length=1)
+    stages: list[Stage] = Field(min_length=1)
+    submission: Submission
+    runtime: Runtime = Runtime()
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)

@@ -1,0 +1,194 @@
+"""What a phase chooses from: augmentations, losses, optimisers, schedules, samplers, selections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from stagepipe.recipe.model.section import (
+    Count,
+    Flag,
+    Inside,
+    Natural,
+    NotNegative,
+    Number,
+    OneOf,
+    Positive,
+    Section,
+    Share,
+)
+
+
+class Transform(Section):
+    """One albumentations transform by class name with its arguments, or a block of several."""
+
+    name: str
+    arguments: dict[str, JsonValue] = {}
+    transforms: list[Transform] = []
+    """inner transforms of a block (OneOf, SomeOf, Sequential, ...)"""
+
+
+AUGMENTATIONS = ("none", "tgs_bes", "tgs_phalanx", "tgs_5th")
+LOSSES = (
+    "bce", "dice", "dice_per_image", "focal", "jaccard", "cross_entropy",
+    "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty", "lovasz_softmax",
+)  # fmt: skip
+SIGMOID_LOSSES = {"bce", "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty"}
+SOFTMAX_LOSSES = {"cross_entropy", "lovasz_softmax"}
+HEADS = ("empty", "nonempty")
+
+
+class LossTerm(Section):
+    """One term of a weighted sum of losses."""
+
+    weight: Positive = 1.0
+    arguments: dict[str, Number] = {}
+    """numbers the loss takes, for example {gamma: 2} of focal"""
+
+
+def _loss_terms(value: Any) -> Any:
+    """`bce` and `{bce: 0.5}` written out as terms."""
+    if isinstance(value, str):
+        value = {value: {}}
+    if isinstance(value, dict):
+        return {name: term if isinstance(term, dict | LossTerm) else {"weight": term} for name, term in value.items()}
+    return value
+
+
+Loss = Annotated[dict[Literal[LOSSES], LossTerm], BeforeValidator(_loss_terms), Field(min_length=1)]  # type: ignore[valid-type]
+
+
+class Sgd(Section):
+    """Stochastic gradient descent."""
+
+    momentum: Share = 0.9
+    nesterov: Flag = False
+    weight_decay: NotNegative = 0.0
+
+
+class Adam(Section):
+    """Adam."""
+
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.0
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay."""
+
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.01
+
+
+class RmsProp(Section):
+    """RMSprop."""
+
+    alpha: Share = 0.9
+    momentum: Share = 0.0
+    weight_decay: NotNegative = 0.0
+
+
+class Optimizer(OneOf):
+    """The optimiser; every phase (and every cycle) starts with a fresh one."""
+
+    sgd: Sgd | None = None
+    adam: Adam | None = None
+    adamw: AdamW | None = None
+    rmsprop: RmsProp | None = None
+
+
+class Constant(Section):
+    """The learning rate stays."""
+
+
+class Plateau(Section):
+    """Multiply by `factor` after `patience` epochs without a better monitored score."""
+
+    factor: Inside = 0.5
+    patience: Count = 7
+    floor: NotNegative = 0.0
+    """lowest learning rate"""
+
+
+class Cosine(Section):
+    """floor + (lr - floor) (1 + cos(pi t / T)) / 2, t in epochs, T the epochs of a cycle."""
+
+    floor: NotNegative = 0.0
+    per: Literal["epoch", "step"] = "epoch"
+    """`step`: t moves with every batch"""
+
+
+class OneCycle(Section):
+    """Rise to lr during the first `warmup` share, then cosine down to lr / `final_factor` (Smith and Topin 2017)."""
+
+    warmup: Inside = 0.3
+    start_factor: Annotated[float, Field(strict=True, ge=1)] = 25.0
+    final_factor: Annotated[float, Field(strict=True, ge=1)] = 1e4
+
+
+class Step(Section):
+    """Multiply by `factor` every `every` epochs."""
+
+    factor: Inside = 0.1
+    every: Count = 30
+
+
+class Schedule(OneOf):
+    """How the learning rate moves; with several cycles it starts anew in each."""
+
+    constant: Constant | None = None
+    plateau: Plateau | None = None
+    cosine: Cosine | None = None
+    one_cycle: OneCycle | None = None
+    step: Step | None = None
+
+
+class Shuffle(Section):
+    """Every sample once an epoch, in a new order."""
+
+
+class Replacement(Section):
+    """Random draws with replacement, `passes` times as many as there are samples."""
+
+    passes: Positive = 1.0
+
+
+class Balanced(Section):
+    """As many draws as samples, a fixed share of them with a non-empty mask; within each kind without replacement."""
+
+    positive: Inside = 0.5
+
+
+class Sampler(OneOf):
+    """Which samples an epoch is made of."""
+
+    shuffle: Shuffle | None = None
+    replacement: Replacement | None = None
+    balanced: Balanced | None = None
+
+
+class Best(Section):
+    """The epoch with the best monitored score."""
+
+
+class Top(Section):
+    """The `k` epochs with the best monitored scores."""
+
+    k: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+
+
+class EndOfCycle(Section):
+    """The last epoch of every cycle but the first `skip`."""
+
+    skip: Natural = 0
+    count: Count | list[Count] | None = None
+    """how many cycles after those; a list: one number a fold; none: all"""
+
+
+class Select(OneOf):
+    """Which weights of a phase become members."""
+
+    best: Best | None = None
+    top: Top | None = None
+    end_of_cycle: EndOfCycle | None = None

@@ -1,0 +1,92 @@
+"""Raw data, and the folds its labelled samples are split into."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stagepipe.recipe.model.section import Count, Integer, Name, Section, Share
+
+
+class Synthetic(Section):
+    """A generated salt survey in the raw `tgs` layout."""
+
+    train: Count = 160
+    """labelled tiles"""
+    test: Count = 80
+    """unlabelled tiles"""
+    size: Annotated[int, Field(strict=True, ge=32, le=1024)] = 101
+    """tile edge in pixels"""
+    empty: Share = 0.38
+    """share of tiles without salt, about"""
+    black: Share = 0.02
+    """share of black tiles (no salt), about"""
+    vertical: Share = 0.05
+    """share of tiles whose salt border is vertical, about"""
+    seed: Integer = 0
+
+
+class Dataset(Section):
+    """Raw data: a layout and where it lies."""
+
+    format: Literal["tgs", "folder", "synthetic"]
+    root: str | None = None
+    """folder of the raw data, relative to the working directory or absolute; `synthetic` has none"""
+    classes: list[Name] = Field(default=["salt"], min_length=1)
+    """one name: that class against background (sigmoid); several: one class a pixel (softmax), in index order"""
+    ignore_index: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
+    """mask value that counts in no loss and no metric; needs several classes"""
+    channels: Literal["gray", "rgb"] = "gray"
+    """what is stored of an image; `gray` reads an RGB file with three equal channels as one"""
+    faults: Literal["strict", "quarantine"] = "strict"
+    """faulty files: `strict` stops with all of them listed, `quarantine` goes on without them and says so"""
+    limit: Count | None = None
+    """at most so many images of each split, the first by id: a trial of a recipe on a corner of the data"""
+    synthetic: Synthetic = Synthetic()
+
+    @model_validator(mode="after")
+    def _root(self) -> Dataset:
+        if self.format == "synthetic" and self.root is not None:
+            raise ValueError("root: the synthetic format writes its own raw data; leave root out")
+        if self.format != "synthetic" and not self.root:
+            raise ValueError(f"root: the {self.format} format reads raw data; write `root: path/to/data`")
+        if self.format != "synthetic" and self.synthetic != Synthetic():
+            raise ValueError("synthetic: describes generated data; leave it out or write `format: synthetic`")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes: {', '.join(self.classes)} repeats a name; give each class its own")
+        if self.ignore_index is not None and len(self.classes) == 1:
+            raise ValueError("ignore_index: needs several classes; leave it out or list the classes")
+        return self
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the logits: 1 for a single class, else one per class."""
+        return len(self.classes)
+
+
+class Folds(Section):
+    """How labelled samples are split for cross-validation."""
+
+    count: Annotated[int, Field(strict=True, ge=2, le=100)] = 5
+    stratify: list[str] = []
+    """columns of the samples table whose values every fold gets in equal shares; numeric ones are binned"""
+    bins: Annotated[int, Field(strict=True, ge=2)] = 10
+    """quantile bins of a numeric stratification column"""
+    group: str | None = None
+    """column whose equal values stay in one fold"""
+    deal: str | None = None
+    """column by which all samples, test ones too, are sorted and dealt out in turn (TGS salt 2018, 1st place: depth)"""
+    file: str | None = None
+    """CSV with columns id and fold, instead of a split of our own; rows of other ids are passed over"""
+    always_train: str | None = None
+    """boolean column: true rows train in every fold and never validate"""
+    seed: Integer = 0
+
+    @model_validator(mode="after")
+    def _file_or_rule(self) -> Folds:
+        if self.file and (self.stratify or self.group or self.deal):
+            raise ValueError("file: the split comes from a file; leave stratify, group and deal out")
+        if self.deal and (self.stratify or self.group):
+            raise ValueError("deal: fixes the split alone; leave stratify and group out")
+        return self
