@@ -8,6 +8,8 @@ WARM = "stages.stage1.runs.small.phases.warm"
 PRETRAIN = "stages.stage2.runs.first.phases.pretrain"
 CYCLES = "stages.stage2.runs.first.phases.cycles"
 AGAIN = "stages.stage2.runs.first.phases.again"
+FIRST, SMALL = "stages.stage2.runs.first", "stages.stage1.runs.small"
+SLICES = {"stage": "stage1", "disjoint": True, "bins": [{"per_fold": [1, 2]}]}
 EXTRA = {"network": "small", "phases": [{"name": "a", "loss": "bce", "epochs": 1}]}
 
 
@@ -52,6 +54,15 @@ def test_the_example_has_no_fault():
         ("stages.stage2.runs.first", {"network": "big"}, "stages.stage2.runs.first.network: 'big' is no network; the"),
         (WARM, {"loss": "cross_entropy"}, f"{WARM}.loss.cross_entropy: needs several dataset.classes; write bce or"),
         (WARM, {"exclude_empty": True, "sampler": "balanced"}, f"{WARM}.sampler: exclude_empty leaves no empty mask"),
+        (WARM, {"minimum_foreground": 3, "sampler": "balanced"}, f"{WARM}.sampler: minimum_foreground leaves no empty"),
+        (CYCLES, {"select": {"end_of_cycle": {"count": [3, 2]}}}, f"{CYCLES}.select.end_of_cycle.count: has 2 numbers"),
+        (FIRST, {"pseudolabels": {"stage": "stage2"}}, f"{FIRST}.pseudolabels.stage: 'stage2' is not an earlier stage"),
+        (FIRST, {"pseudolabels": SLICES}, f"{FIRST}.pseudolabels.bins.0.per_fold: has 2 numbers for 3 folds; write on"),
+        (FIRST, {"pseudolabels": {"stage": "stage1", "disjoint": True}}, f"{PRETRAIN}.folds: disjoint pseudolabels d"),
+        (FIRST, {"pseudolabels": {"stage": "stage1"}}, "stages.stage2.pseudolabels: no phase uses them; write `data:"),
+        (SMALL, {"pseudolabels": {"stage": "stage1"}}, f"{SMALL}.pseudolabels: no phase uses them; write `data: pse"),
+        ("submission", {"emptiness": {"blend": {"x": 1}}}, "submission.emptiness.blend.x: is neither a stage nor a st"),
+        ("submission", {"postprocess": ["jigsaw", "jigsaw"]}, "submission.postprocess: has several jigsaw steps; writ"),
         ("networks.small.pad", {"to": 64}, "networks.small.pad.to: [64, 64] is smaller than resize [80, 80]; write at"),
         (WARM, {"resize": 128}, f"{WARM}.pad.to: [96, 96] is smaller than resize [128, 128]"),
         ("networks.small", {"normalise": {"mean": [0.1, 0.2]}}, "networks.small.normalise.mean: write 1 number, or 1"),
@@ -101,6 +112,9 @@ def test_several_classes_need_their_losses_scores_and_encoding():
     data = tree() | {"dataset": {"format": "folder", "root": "x", "classes": ["sky", "road"], "channels": "rgb"}}
     at(data, WARM)["monitor"] = "mean_precision"
     at(data, "networks.small")["normalise"] = {"mean": [0, 0], "std": [1, 1, 1]}
+    at(data, SMALL)["black_is_empty"] = True
+    at(data, WARM)["deep_supervision"] = {"empty": "bce"}
+    at(data, "submission").update({"postprocess": ["jigsaw"], "emptiness": {"blend": {"stage1": 1.0}}})
     found = faults(data)
     for message in [
         f"{WARM}.loss.bce: needs a single class; write cross_entropy or lovasz_softmax for several",
@@ -108,6 +122,10 @@ def test_several_classes_need_their_losses_scores_and_encoding():
         "submission.encode: tgs encodes a single class; write runs for several",
         "submission.threshold: several classes take the most probable one; write {value: 0.5, metric: iou}",
         "networks.small.normalise.mean: write 1 number, or 3 for rgb images",
+        f"{SMALL}.black_is_empty: is for a single class; leave it out for several",
+        f"{WARM}.deep_supervision: its heads tell empty masks of a single class; leave it out for several",
+        "submission.postprocess.jigsaw: its rules are for a single class; leave it out for several",
+        "submission.emptiness: is for a single class; leave it out for several",
     ]:
         assert message in found
     assert not any("normalise.std" in line for line in found)

@@ -262,6 +262,36 @@ def test_overlays_merge_stages_and_phases_by_name(tmp_path):
     assert (made.seed, made.folds.count, made.folds.stratify) == (5, 4, ["coverage", "depth"])
 
 
+def test_a_star_stands_for_every_item_before_those_that_are_named(tmp_path):
+    made = overlaid(
+        tmp_path,
+        """
+        networks: {"*": {encoder: resnet50}, large: {encoder: resnet101}}
+        stages:
+          - {name: "*", tta: [], runs: {"*": {phases: [{name: "*", batch: 3}]}}}
+          - {name: stage1, tta: [vflip], runs: {small: {phases: [{name: warm, batch: 5}]}}}
+        """,
+    )
+    assert {name: network.encoder for name, network in made.networks.items()} == {
+        "small": "resnet50",
+        "large": "resnet101",
+    }
+    batches = {
+        f"{stage.name}/{run}/{phase.name}": phase.batch
+        for stage in made.stages
+        for run, spec in stage.runs.items()
+        for phase in spec.phases
+    }
+    assert set(batches.values()) == {3, 5}
+    assert [name for name, batch in batches.items() if batch == 5] == ["stage1/small/warm"]
+    assert [stage.tta for stage in made.stages] == [["vflip"], []]
+
+
+def test_a_star_needs_keys_and_values(tmp_path):
+    with pytest.raises(RecipeError, match=r"overlay0\.yaml: networks\.\*: stands for every item; write keys and va"):
+        overlaid(tmp_path, 'networks: {"*": resnet18}')
+
+
 def test_overlays_remove_items_and_keys(tmp_path):
     made = overlaid(
         tmp_path,

@@ -7,6 +7,7 @@ from stagepipe.recipe.model import (
     Constant,
     Cosine,
     Dataset,
+    Emptiness,
     Folds,
     LossTerm,
     Network,
@@ -47,7 +48,13 @@ def test_choice_names_the_field_that_is_set():
 
 @pytest.mark.parametrize(
     "select, cycles, members",
-    [("best", 3, 1), ({"top": {"k": 5}}, 2, 5), ("end_of_cycle", 3, 3), ({"end_of_cycle": {"skip": 1}}, 3, 2)],
+    [
+        ("best", 3, 1),
+        ({"top": {"k": 5}}, 2, 5),
+        ("end_of_cycle", 3, 3),
+        ({"end_of_cycle": {"skip": 1}}, 3, 2),
+        ({"end_of_cycle": {"skip": 1, "count": 1}}, 3, 1),
+    ],
 )
 def test_members_that_a_phase_hands_on(select, cycles, members):
     assert phase(select=select, cycles=cycles).member_count == members
@@ -58,11 +65,14 @@ def test_members_that_a_phase_hands_on(select, cycles, members):
     [
         ({"schedule": {"cosine": {}, "plateau": {}}}, "has 2 choices; write exactly one of constant, plateau"),
         ({"schedule": {}}, "has 0 choices"),
-        ({"loss": {}}, "loss: is empty; write one or several of bce"),
+        ({"loss": {}}, "at least 1 item"),
         ({"folds": "shared"}, "labels would leak; write data: pseudolabels"),
         ({"select": {"top": {"k": 5}}}, "top 5 of 4 epochs"),
         ({"select": {"top": {"k": 4}}, "early_stop": 2}, "may end after 3 epochs"),
         ({"select": {"end_of_cycle": {"skip": 2}}, "cycles": 2}, "skips all 2 cycles"),
+        ({"select": {"end_of_cycle": {"skip": 1, "count": [1, 2]}}, "cycles": 2}, "skip 1 and count 2 exceed 2 cycles"),
+        ({"deep_supervision": {"empty": {}}}, "at least 1 item"),
+        ({"deep_supervision": {"image": "bce"}}, "'empty' or 'nonempty'"),
         ({"epochs": True}, "valid integer"),
         ({"epochs": "4"}, "valid integer"),
         ({"epochs": 4.0}, "valid integer"),
@@ -92,13 +102,17 @@ def test_a_phase_refuses(values, message):
         (Dataset, {"format": "folder", "root": "x", "classes": ["a", "a"]}, "repeats a name"),
         (Dataset, {"format": "tgs", "root": "x", "ignore_index": 3}, "needs several classes"),
         (Dataset, {"format": "tgs", "root": "x", "synthetic": {"size": 64}}, "write `format: synthetic`"),
-        (Folds, {"file": "folds.csv", "group": "mosaic"}, "leave stratify and group out"),
+        (Folds, {"file": "folds.csv", "group": "mosaic"}, "leave stratify, group and deal out"),
         (Network, {"arguments": {"depth": float("inf")}}, "finite number"),
         (Network, {"arguments": {"depth": {1, 2}}}, "valid JSON"),
         (Normalise, {"std": [0.0]}, "greater than 0"),
         (Normalise, {"mean": []}, "at least 1 item"),
         (Pseudolabels, {"stage": "a", "low": 0.9, "high": 0.1}, "write low <= high"),
         (Pseudolabels, {"stage": "a", "bins": [{"per_fold": 3}]}, "need `disjoint: true`"),
+        (Pseudolabels, {"stage": "a", "disjoint": True, "bins": [{"per_fold": [None, None]}]}, "null for one of them"),
+        (Folds, {"file": "folds.csv", "deal": "depth"}, "leave stratify, group and deal out"),
+        (Folds, {"deal": "depth", "stratify": ["depth"]}, "fixes the split alone; leave stratify and group out"),
+        (Emptiness, {"blend": {"a": 0.5}}, "the shares sum to 0.5"),
         (Submission, {"blend": {"a": 0.5, "b": 0.6}}, "the shares sum to 1.1; they must sum to 1"),
         (Submission, {"blend": {}}, "at least 1 item"),
     ],

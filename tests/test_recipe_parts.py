@@ -3,10 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_example import at, changed, recipe, tree
 
+from stagepipe.recipe.averages import blend_weights, run_weights
 from stagepipe.recipe.graph import artefacts, folds_of
 from stagepipe.recipe.load import validate
 from stagepipe.recipe.model import Recipe
-from stagepipe.recipe.parts import blend_weights, report_part, run_weights, submit_part
+from stagepipe.recipe.parts import pseudolabel_sets, report_part, submit_part
 
 WARM, TUNED = (f"stages.stage1.runs.small.phases.{name}" for name in ("warm", "tuned"))
 ONLY = "stages.stage1.runs.large.phases.only"
@@ -46,6 +47,7 @@ EVERY_PREDICT = SMALL | LARGE | FIRST
 SCORES = {"score stage1", "score stage2"}
 INGEST = {"ingest data"}
 END = {"binarise submission", "submit"}
+JIGSAW = {"find_mosaics data", "apply_jigsaw submission", "score_jigsaw submission"}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,17 @@ END = {"binarise submission", "submit"}
         ("submission", {"black_is_empty": True}, END),
         ("submission", {"rows": "sample.csv"}, {"submit"}),
         ("submission", {"encode": "runs"}, {"submit"}),
+        ("submission", {"mean": "geometric"}, {"ensemble submission"}),
+        ("submission", {"emptiness": {"blend": {"stage1": 1}}}, END | {"ensemble submission/emptiness"}),
+        ("submission", {"postprocess": ["jigsaw"]}, END | JIGSAW),
+        ("stages.stage1", {"mean": "geometric"}, {"ensemble stage1/ensemble", "select_pseudolabels stage2"}),
+        ("stages.stage1.runs.small", {"rescale": "minmax"},
+         {"ensemble stage1/ensemble", "ensemble submission", "select_pseudolabels stage2"}),
+        ("stages.stage1.runs.small", {"black_is_empty": True}, SMALL),
+        ("networks.small", {"mask": "hard"}, EVERY_TRAIN - {TRAIN[ONLY]}),
+        (WARM, {"deep_supervision": {"empty": "bce"}}, {TRAIN[WARM]}),
+        ("dataset", {"limit": 9}, INGEST),
+        ("folds", {"stratify": [], "deal": "depth"}, {"split_folds data"}),
     ],
 )  # fmt: skip
 def test_an_edit_reaches_exactly(key, values, reached):
@@ -100,6 +113,49 @@ def test_a_new_fold_count_reaches_all_that_folds_are_in():
         "split_folds data",
         "select_pseudolabels stage2",
     }
+
+
+def test_of_numbers_given_fold_by_fold_each_job_has_its_own():
+    def counts(*numbers):
+        made = parts(validate(changed(CYCLES, {"select": {"end_of_cycle": {"count": list(numbers)}}}), "r.yaml"))
+        return made[TRAIN[CYCLES]], made["predict stage2/first"]
+
+    before, after = counts(3, 3, 2), counts(3, 3, 1)
+    # a part a file: weights and history of a training, both tables of a prediction
+    assert [old == new for old, new in zip(before[0], after[0], strict=True)] == [True] * 4 + [False] * 2
+    assert [old == new for old, new in zip(before[1], after[1], strict=True)] == [True] * 4 + [False] * 2
+
+
+def test_a_run_may_have_pseudolabels_of_its_own():
+    data = tree()
+    stage = at(data, "stages.stage2")
+    stage["runs"]["second"] = {
+        "network": "small",
+        "pseudolabels": {"stage": "stage1", "keep": "all"},
+        "phases": [{"name": "both", "data": "both", "loss": "bce", "epochs": 1}],
+    }
+    made = validate(data, "r.yaml")
+    assert {owner: spec.keep for owner, spec in pseudolabel_sets(made).items()} == {
+        "stage2": "confident",
+        "stage2/second": "all",
+    }
+    assert set(parts(made)) >= {"select_pseudolabels stage2", "select_pseudolabels stage2/second"}
+    del stage["pseudolabels"], stage["runs"]["first"]
+    data["submission"]["blend"] = {"stage1": 1}
+    assert list(pseudolabel_sets(validate(data, "r.yaml"))) == ["stage2/second"]
+
+
+def test_where_mosaics_come_from_is_no_matter_of_the_rules():
+    def made(**step):
+        data = tree()
+        at(data, "submission")["postprocess"] = [{"jigsaw": step}]
+        return parts(validate(data, "r.yaml"))
+
+    def reached(step):
+        return {name for name, text in made().items() if made(**step)[name] != text} - {"report"}
+
+    assert reached({"file": "mosaics.json"}) == {"find_mosaics data"}
+    assert reached({"empty_below": False}) == {"apply_jigsaw submission"}
 
 
 def test_a_size_that_every_phase_gives_itself_leaves_the_networks_own_without_effect():
@@ -180,7 +236,8 @@ def test_weights_of_runs_and_blend_by_hand():
     assert run_weights(made.stage("stage2")) == {"first": 1}
     assert run_weights(recipe("stages.stage1", ensemble={"small": 2, "large": 0}).stage("stage1")) == {"small": 1}
     # stage1 has 0.25, split 1 : 3
-    assert blend_weights(made) == {("stage1", "large"): 0.1875, ("stage1", "small"): 0.0625, ("stage2", "first"): 0.75}
+    shares = {("stage1", "large"): 0.1875, ("stage1", "small"): 0.0625, ("stage2", "first"): 0.75}
+    assert blend_weights(made, made.submission.blend) == shares
 
 
 def test_a_frozen_recipe_has_the_same_parts():

@@ -9,14 +9,14 @@ import pytest
 from stagepipe import script
 from stagepipe.artefacts import Provenance, write_table
 from stagepipe.errors import ArtefactError, RecipeError
-from stagepipe.recipe.parts import EnsemblePart
+from stagepipe.recipe.averages import EnsemblePart
 
-PART = EnsemblePart(weights=[1, 2], split="test")
+PART = EnsemblePart(runs=[{"weight": 1}, {"weight": 2}], split="test")
 RUN = """
 import sys
 from stagepipe import script
 from stagepipe.errors import DataError
-from stagepipe.recipe.parts import EnsemblePart
+from stagepipe.recipe.averages import EnsemblePart
 work = script.start("Test.", EnsemblePart, inputs=["tables"], outputs=["table"])
 import warnings
 if "fault" in work.part.split: raise DataError("line one\\nline two")
@@ -59,7 +59,7 @@ def test_a_job_has_its_part_its_files_and_its_provenance(tmp_path, monkeypatch):
 
 def test_state_is_named_by_what_the_job_does(tmp_path, monkeypatch):
     one = table(tmp_path / "1.parquet")
-    other = EnsemblePart(weights=[2], split="test")
+    other = EnsemblePart(runs=[{"weight": 2}], split="test")
     base = ["--part", PART.text(), "--tables", one]
     state = start(monkeypatch, *base).state
     assert start(monkeypatch, *base, "--threads", 7, "--runtime", '{"device":"cpu"}').state == state
@@ -76,9 +76,9 @@ def test_an_option_without_its_file_is_named(tmp_path, monkeypatch):
 
 
 def test_a_part_that_does_not_fit_is_explained(monkeypatch):
-    with pytest.raises(RecipeError, match=r"--part: weight: unknown key; did you mean `weights`\?") as error:
-        start(monkeypatch, "--part", '{"weight": [1], "split": "test"}')
-    assert "--part: weights: is missing" in str(error.value)
+    with pytest.raises(RecipeError, match=r"--part: run: unknown key; did you mean `runs`\?") as error:
+        start(monkeypatch, "--part", '{"run": [1], "split": "test"}')
+    assert "--part: runs: is missing" in str(error.value)
     with pytest.raises(RecipeError, match="--runtime: device: must be 'auto', 'cpu' or 'cuda'"):
         start(monkeypatch, "--part", PART.text(), "--runtime", '{"device": "tpu"}')
     with pytest.raises(RecipeError, match="--part: recipe: Invalid JSON"):
@@ -113,7 +113,7 @@ def test_damaged_and_missing_inputs_are_refused(tmp_path, monkeypatch):
     ],
 )
 def test_what_happens_stands_on_the_terminal_and_in_the_log(tmp_path, split, status, shown, hidden):
-    log, part = tmp_path / "logs" / "x.log", EnsemblePart(weights=[1], split=split)
+    log, part = tmp_path / "logs" / "x.log", EnsemblePart(runs=[{"weight": 1}], split=split)
     command = [sys.executable, "-c", RUN, "--part", part.text(), "--log", str(log)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == status

@@ -17,7 +17,7 @@ from stagepipe.artefacts import Provenance, metadata, verify
 from stagepipe.errors import ArtefactError, RecipeError, StagepipeError
 from stagepipe.recipe.explain import explain
 from stagepipe.recipe.model import Runtime
-from stagepipe.recipe.parts import Part
+from stagepipe.recipe.part import Part
 
 LOG = logging.getLogger("stagepipe")
 SEALED = (".parquet", ".safetensors")

@@ -24,7 +24,7 @@ from stagepipe.errors import ArtefactError, BusyError
 from stagepipe.recipe.graph import artefacts
 from stagepipe.recipe.load import load
 from stagepipe.recipe.model import Recipe
-from stagepipe.recipe.parts import Part
+from stagepipe.recipe.part import Part
 
 LOG = logging.getLogger(__name__)
 FROZEN = "STAGEPIPE_FROZEN_RECIPE"

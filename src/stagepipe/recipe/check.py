@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from stagepipe.recipe.model import SIGMOID_LOSSES, SOFTMAX_LOSSES, Pad, Phase, Recipe, Run, Stage
+from stagepipe.recipe.model import SIGMOID_LOSSES, SOFTMAX_LOSSES, Pad, Phase, Pseudolabels, Recipe, Run, Stage
+from stagepipe.recipe.parts import jigsaw, uses_pseudolabels
 
 RESERVED = {
     "all", "raw", "data", "logs", "state", "code", "benchmarks", "submission", "report", "scores",
     "synthesise", "ingest", "split_folds", "train", "predict", "ensemble", "score", "select_pseudolabels",
-    "blend", "binarise", "submit", "collect_scores",
+    "blend", "binarise", "submit", "collect_scores", "find_mosaics", "apply_jigsaw", "score_jigsaw",
 }  # fmt: skip
 """Names of targets, rules and folders of the results: no stage may take them."""
 
@@ -43,17 +44,11 @@ def _dataset_faults(recipe: Recipe) -> Iterator[str]:
 
 def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
     where = f"stages.{stage.name}"
-    earlier = [s.name for s in recipe.stages[:position]]
-    uses = any(phase.data != "labels" for run in stage.runs.values() for phase in run.phases)
     if stage.pseudolabels:
-        if stage.pseudolabels.stage not in earlier:
-            yield (
-                f"{where}.pseudolabels.stage: {stage.pseudolabels.stage!r} is not an earlier stage; "
-                f"write one of: {', '.join(earlier) or 'none, this is the first stage'}"
-            )
-        if not uses:
+        yield from _pseudolabel_faults(recipe, stage.pseudolabels, position, f"{where}.pseudolabels")
+        if not any(uses_pseudolabels(run) and not run.pseudolabels for run in stage.runs.values()):
             yield f"{where}.pseudolabels: no phase uses them; write `data: pseudolabels` or `data: both` in a phase"
-    elif uses:
+    elif any(uses_pseudolabels(run) and not run.pseudolabels for run in stage.runs.values()):
         yield f"{where}: a phase trains on pseudolabels; write `pseudolabels: {{stage: ...}}` in the stage"
     for name in set(stage.ensemble) - set(stage.runs):
         yield f"{where}.ensemble.{name}: is no run of this stage; the runs are {', '.join(stage.runs)}"
@@ -65,24 +60,55 @@ def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
         yield from _run_faults(recipe, stage, position, run, f"{where}.runs.{name}")
 
 
+def _pseudolabel_faults(recipe: Recipe, spec: Pseudolabels, position: int, where: str) -> Iterator[str]:
+    earlier = [stage.name for stage in recipe.stages[:position]]
+    if spec.stage not in earlier:
+        yield (
+            f"{where}.stage: {spec.stage!r} is not an earlier stage; "
+            f"write one of: {', '.join(earlier) or 'none, this is the first stage'}"
+        )
+    for number, size_bin in enumerate(spec.bins):
+        if isinstance(size_bin.per_fold, list):
+            yield from _fold_list_faults(recipe, size_bin.per_fold, f"{where}.bins.{number}.per_fold")
+
+
+def _fold_list_faults(recipe: Recipe, numbers: Sequence[object], where: str) -> Iterator[str]:
+    """Of numbers that are given fold by fold."""
+    if len(numbers) != recipe.folds.count:
+        yield f"{where}: has {len(numbers)} numbers for {recipe.folds.count} folds; write one a fold, or one for all"
+
+
 def _run_faults(recipe: Recipe, stage: Stage, position: int, run: Run, where: str) -> Iterator[str]:
     if run.network not in recipe.networks:
         yield f"{where}.network: {run.network!r} is no network; the networks are {', '.join(recipe.networks)}"
     for name, count in Counter(phase.name for phase in run.phases).items():
         if count > 1:
             yield f"{where}.phases: {count} phases are named {name}; give each its own name"
+    if run.black_is_empty and recipe.dataset.outputs > 1:
+        yield f"{where}.black_is_empty: is for a single class; leave it out for several"
+    if run.pseudolabels:
+        yield from _pseudolabel_faults(recipe, run.pseudolabels, position, f"{where}.pseudolabels")
+        if not uses_pseudolabels(run):
+            yield f"{where}.pseudolabels: no phase uses them; write `data: pseudolabels` or `data: both` in a phase"
     if not any(phase.member for phase in run.phases):
         yield f"{where}: no phase has a member; write `member: 1` in the phases that predict"
     for index, phase in enumerate(run.phases):
         here = f"{where}.phases.{phase.name}"
         if re.fullmatch(r"fold_\w+", phase.name):
             yield f"{here}.name: folders of folds have such names; write another"
-        yield from _phase_faults(recipe, stage, phase, here)
+        yield from _phase_faults(recipe, phase, here)
+        if phase.folds == "shared":
+            yield from _shared_faults(phase, run.pseudolabels or stage.pseudolabels, here)
         yield from _origin_faults(recipe, position, run, index, here)
 
 
-def _phase_faults(recipe: Recipe, stage: Stage, phase: Phase, where: str) -> Iterator[str]:
+def _phase_faults(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     single = recipe.dataset.outputs == 1
+    if phase.deep_supervision and not single:
+        yield f"{where}.deep_supervision: its heads tell empty masks of a single class; leave it out for several"
+    ends = phase.select.end_of_cycle
+    if ends and isinstance(ends.count, list):
+        yield from _fold_list_faults(recipe, ends.count, f"{where}.select.end_of_cycle.count")
     for loss in phase.loss:
         if single and loss in SOFTMAX_LOSSES:
             yield f"{where}.loss.{loss}: needs several dataset.classes; write bce or lovasz_hinge for a single class"
@@ -90,16 +116,21 @@ def _phase_faults(recipe: Recipe, stage: Stage, phase: Phase, where: str) -> Ite
             yield f"{where}.loss.{loss}: needs a single class; write cross_entropy or lovasz_softmax for several"
     if not single and phase.monitor == "mean_precision":
         yield f"{where}.monitor: mean_precision is defined for a single class; write iou or dice"
-    if phase.folds == "shared" and phase.member:
+    if (phase.exclude_empty or phase.minimum_foreground) and phase.sampler.balanced:
+        left_out = "exclude_empty" if phase.exclude_empty else "minimum_foreground"
+        yield f"{where}.sampler: {left_out} leaves no empty mask to balance with; leave out one of the two"
+
+
+def _shared_faults(phase: Phase, pseudolabels: Pseudolabels | None, where: str) -> Iterator[str]:
+    """Of a phase that is trained once for all folds."""
+    if phase.member:
         yield (
             f"{where}.member: a phase shared by all folds has no out-of-fold predictions; write member: 0 and let a "
             "phase with folds: each start from it"
         )
-    if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.cross_fit:
+    if pseudolabels and pseudolabels.cross_fit:
         yield f"{where}.folds: cross-fitted pseudolabels differ by fold; write folds: each, or cross_fit: false"
-    if phase.exclude_empty and phase.sampler.balanced:
-        yield f"{where}.sampler: exclude_empty leaves no empty mask to balance with; leave out one of the two"
-    if phase.folds == "shared" and stage.pseudolabels and stage.pseudolabels.disjoint:
+    if pseudolabels and pseudolabels.disjoint:
         yield f"{where}.folds: disjoint pseudolabels differ by fold; write folds: each, or disjoint: false"
 
 
@@ -132,9 +163,19 @@ def _submission_faults(recipe: Recipe) -> Iterator[str]:
     submission = recipe.submission
     known = [stage.name for stage in recipe.stages]
     known += [f"{stage.name}/{run}" for stage in recipe.stages for run in stage.runs]
-    for key in set(submission.blend) - set(known):
-        yield f"submission.blend.{key}: is neither a stage nor a stage/run; there are {', '.join(known)}"
+    blends = {"blend": submission.blend}
+    if submission.emptiness:
+        blends["emptiness.blend"] = submission.emptiness.blend
+    for where, blend in blends.items():
+        for key in set(blend) - set(known):
+            yield f"submission.{where}.{key}: is neither a stage nor a stage/run; there are {', '.join(known)}"
+    if sum(step.jigsaw is not None for step in submission.postprocess) > 1:
+        yield "submission.postprocess: has several jigsaw steps; write one"
     if recipe.dataset.outputs > 1:
+        if jigsaw(recipe):
+            yield "submission.postprocess.jigsaw: its rules are for a single class; leave it out for several"
+        if submission.emptiness:
+            yield "submission.emptiness: is for a single class; leave it out for several"
         if submission.encode == "tgs":
             yield "submission.encode: tgs encodes a single class; write runs for several"
         if submission.threshold.value is None or submission.threshold.metric == "mean_precision":
@@ -146,9 +187,11 @@ def _network_faults(recipe: Recipe) -> Iterator[str]:
     for name, network in recipe.networks.items():
         if not isinstance(network.normalise, str):
             for key in ("mean", "std"):
-                if len(getattr(network.normalise, key)) not in (1, stored):
+                copies = network.channels.count("image")
+                if len(getattr(network.normalise, key)) not in (1, stored, stored * copies):
+                    enough = " or ".join(map(str, sorted({stored, stored * copies})))
                     images = recipe.dataset.channels
-                    yield f"networks.{name}.normalise.{key}: write 1 number, or {stored} for {images} images"
+                    yield f"networks.{name}.normalise.{key}: write 1 number, or {enough} for {images} images"
         yield from _pad_faults(network.pad, network.resize, f"networks.{name}")
     for stage in recipe.stages:
         for run_name, run in stage.runs.items():

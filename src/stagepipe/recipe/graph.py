@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stagepipe.recipe.averages import blend_part, stage_part
 from stagepipe.recipe.model import Phase, Recipe
+from stagepipe.recipe.part import Part
 from stagepipe.recipe.parts import (
-    EnsemblePart,
     FoldsPart,
-    Part,
     binarise_part,
-    blend_weights,
     ingest_part,
+    jigsaw,
+    jigsaw_part,
+    mosaics_part,
     predict_part,
+    pseudolabel_sets,
     pseudolabels_part,
-    run_weights,
     score_part,
     train_part,
 )
@@ -32,9 +34,9 @@ def artefacts(recipe: Recipe, listing: str) -> Iterator[tuple[str, str, Part]]:
     ingest = ingest_part(recipe, listing)
     yield from (("ingest", f"data/{name}.parquet", ingest) for name in ("samples", "faults"))
     yield "split_folds", "data/folds.parquet", FoldsPart(folds=recipe.folds)
+    for owner in pseudolabel_sets(recipe):
+        yield "select_pseudolabels", f"{owner}/pseudolabels.parquet", pseudolabels_part(recipe, owner)
     for stage in recipe.stages:
-        if stage.pseudolabels:
-            yield "select_pseudolabels", f"{stage.name}/pseudolabels.parquet", pseudolabels_part(recipe, stage.name)
         for run, spec in stage.runs.items():
             for phase in spec.phases:
                 for fold in folds_of(recipe, phase):
@@ -47,11 +49,20 @@ def artefacts(recipe: Recipe, listing: str) -> Iterator[tuple[str, str, Part]]:
                 for split in SPLITS:
                     yield "predict", f"{stage.name}/{run}/fold_{number}/{split}.parquet", predict
         for split in SPLITS:
-            ensemble = EnsemblePart(weights=list(run_weights(stage).values()), split=split)
-            yield "ensemble", f"{stage.name}/ensemble/{split}.parquet", ensemble
+            yield "ensemble", f"{stage.name}/ensemble/{split}.parquet", stage_part(recipe, stage.name, split)
         yield "score", f"{stage.name}/cases.parquet", score_part(recipe, stage.name)
+    yield from _submission(recipe)
+
+
+def _submission(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
+    emptiness = recipe.submission.emptiness
     for split in SPLITS:
-        blend = EnsemblePart(weights=list(blend_weights(recipe).values()), split=split)
-        yield "ensemble", f"submission/{split}.parquet", blend
+        yield "ensemble", f"submission/{split}.parquet", blend_part(recipe, recipe.submission.blend, split)
+        if emptiness:
+            yield "ensemble", f"submission/emptiness/{split}.parquet", blend_part(recipe, emptiness.blend, split)
+    if jigsaw(recipe):
+        yield "find_mosaics", "data/mosaics.parquet", mosaics_part(recipe)
+        yield "apply_jigsaw", "submission/jigsaw.parquet", jigsaw_part(recipe)
+        yield "score_jigsaw", "submission/jigsaw_effects.parquet", binarise_part(recipe)
     for name in ("thresholds", "cases"):
         yield "binarise", f"submission/{name}.parquet", binarise_part(recipe)

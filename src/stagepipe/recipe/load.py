@@ -19,6 +19,8 @@ from stagepipe.recipe.model import Recipe
 
 WHOLE = {"loss", "optimizer", "schedule", "sampler", "select", "augment", "ensemble", "blend"}
 """Keys that say one thing: an overlay's replaces the recipe's, as mixing two schedules makes no third."""
+EVERY = "*"
+"""The name in an overlay of all that a mapping or a list of named items holds."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,8 +69,9 @@ def _kind(tree: Any) -> str:
 def merge(base: Any, overlay: Any, where: str = "") -> Any:
     """`overlay` on `base`: mappings merge key by key, lists of named items merge by name, all else is replaced.
 
-    An item `{name: x, remove: true}` takes the named item out, `x: {remove: true}` the key. Choices and shares (`loss`,
-    `schedule`, `blend` ...) are replaced whole. RecipeError for something to remove that isn't there.
+    An item `{name: x, remove: true}` takes the named item out, `x: {remove: true}` the key. The name `*` stands for
+    every item of `base`, before those that are named. Choices and shares (`loss`, `schedule`, `blend` ...) are replaced
+    whole. RecipeError for something to remove that isn't there.
     """
     if isinstance(base, dict) and isinstance(overlay, dict):
         return _merge_keys(base, overlay, where)
@@ -80,7 +83,14 @@ def merge(base: Any, overlay: Any, where: str = "") -> Any:
 
 def _merge_keys(base: Tree, overlay: Tree, where: str) -> Tree:
     merged = dict(base)
+    if EVERY in overlay:
+        if not isinstance(overlay[EVERY], dict):
+            raise RecipeError(f"{where}.{EVERY}: stands for every item; write keys and values of theirs")
+        change = {key: value for key, value in overlay[EVERY].items() if key != "name"}
+        merged = {key: merge(value, change, f"{where}.{key}") for key, value in base.items()}
     for key, value in overlay.items():
+        if key == EVERY:
+            continue
         here = f"{where}.{key}" if where else str(key)
         if isinstance(value, dict) and value.get("remove") is True:
             if key not in base:
@@ -88,7 +98,7 @@ def _merge_keys(base: Tree, overlay: Tree, where: str) -> Tree:
                 raise RecipeError(f"{here}: there is nothing of this name to remove; there is {known}")
             del merged[key]
         elif key in base and not (key in WHOLE and where):
-            merged[key] = merge(base[key], value, here)
+            merged[key] = merge(merged[key], value, here)
         else:
             merged[key] = value
     return merged

@@ -7,38 +7,26 @@ a default written out, changes no part.
 
 from __future__ import annotations
 
-import hashlib
-import json
-
+from stagepipe.recipe.averages import EnsemblePart, stage_part
 from stagepipe.recipe.model import (
     Dataset,
     Folds,
+    Jigsaw,
     Network,
     Pad,
     Phase,
+    Postprocess,
     Pseudolabels,
     Recipe,
+    Run,
     Runtime,
     Section,
     Size,
-    Stage,
     Submission,
     Synthetic,
     Threshold,
 )
-
-
-class Part(Section):
-    """Base of all parts."""
-
-    def text(self) -> str:
-        """Canonical JSON: sorted keys, no defaults, no spaces."""
-        plain = self.model_dump(mode="json", exclude_defaults=True)
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the text; artefacts carry it and their readers check it."""
-        return hashlib.sha256(f"{type(self).__name__} {self.text()}".encode()).hexdigest()
+from stagepipe.recipe.part import Part
 
 
 class SynthesisePart(Part):
@@ -98,14 +86,7 @@ class PredictPart(Part):
     network: Network
     members: list[MemberPart]
     tta: list[str] = []
-
-
-class EnsemblePart(Part):
-    """For a job that averages the tables of several runs."""
-
-    weights: list[float]
-    """one per run"""
-    split: str
+    black_is_empty: bool = False
 
 
 class PseudolabelsPart(Part):
@@ -114,8 +95,8 @@ class PseudolabelsPart(Part):
     seed: int
     pseudolabels: Pseudolabels
     fold_count: int
-    weights: list[float]
-    """of the source stage's runs, in the order of the inputs"""
+    source: EnsemblePart
+    """how the source stage averages its test predictions"""
 
 
 class ScorePart(Part):
@@ -136,6 +117,18 @@ class ReportPart(Part):
     """For the job that writes the report: all of the recipe but how it runs."""
 
     recipe: Recipe
+
+
+class MosaicsPart(Part):
+    """For the job that finds or reads the mosaics of tiles."""
+
+    jigsaw: Jigsaw
+
+
+class JigsawPart(Part):
+    """For the job that lists the masks that follow from labelled neighbours."""
+
+    jigsaw: Jigsaw
 
 
 class BinarisePart(Part):
@@ -161,7 +154,7 @@ def ingest_part(recipe: Recipe, listing: str) -> IngestPart:
 def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> TrainPart:
     """What training one phase on one fold depends on; the member's weight in the average is not part of it."""
     spec = recipe.stage(stage).runs[run]
-    chosen = spec.phase(phase)
+    chosen = spec.phase(phase).for_fold(fold)
     network = recipe.networks[spec.network]
     # One place for the input size, the phase's: the network's own is no reason to train again where it isn't used.
     size = {"resize": chosen.resize or network.resize, "pad": chosen.pad or network.pad}
@@ -192,7 +185,7 @@ def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart
             resize=phase.resize or network.resize,
             pad=phase.pad or network.pad,
         )
-        for phase in spec.phases
+        for phase in (phase.for_fold(fold) for phase in spec.phases)
         if phase.member
         for index in range(phase.member_count)
     ]
@@ -203,38 +196,37 @@ def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart
         classes=recipe.dataset.classes,
         stored_channels=stored_channels(recipe),
         # Weights files bring all parameters, members their input size.
-        network=network.model_copy(update={"weights": None, "resize": None, "pad": None}),
+        network=network.model_copy(update={"weights": None, "resize": None, "pad": None, "mask": "soft"}),
         members=members,
         tta=list(recipe.stage(stage).tta),
+        black_is_empty=spec.black_is_empty,
     )
 
 
-def run_weights(stage: Stage) -> dict[str, float]:
-    """Share of each run with a weight in the stage's average, sorted by name; they sum to 1, so 1:1 and 2:2 agree."""
-    ratios = stage.ensemble or dict.fromkeys(stage.runs, 1.0)
-    total = sum(ratios.values())
-    return {run: ratios[run] / total for run in sorted(stage.runs) if ratios.get(run, 0) > 0}
+def pseudolabel_sets(recipe: Recipe) -> dict[str, Pseudolabels]:
+    """Every set of pseudolabels by the `stage` or `stage/run` that trains on it."""
+    sets: dict[str, Pseudolabels] = {}
+    for stage in recipe.stages:
+        if stage.pseudolabels and any(uses_pseudolabels(run) and not run.pseudolabels for run in stage.runs.values()):
+            sets[stage.name] = stage.pseudolabels
+        sets |= {f"{stage.name}/{name}": run.pseudolabels for name, run in stage.runs.items() if run.pseudolabels}
+    return sets
 
 
-def pseudolabels_part(recipe: Recipe, stage: str) -> PseudolabelsPart:
-    """The selection rule of a stage and the source stage's weights."""
-    spec = recipe.stage(stage).pseudolabels
-    assert spec is not None
-    weights = run_weights(recipe.stage(spec.stage))
+def uses_pseudolabels(run: Run) -> bool:
+    """Whether a phase of the run trains on pseudolabels."""
+    return any(phase.data != "labels" for phase in run.phases)
+
+
+def pseudolabels_part(recipe: Recipe, owner: str) -> PseudolabelsPart:
+    """The selection rule of a `stage` or `stage/run` and how the source stage averages."""
+    spec = pseudolabel_sets(recipe)[owner]
     return PseudolabelsPart(
-        seed=recipe.seed, pseudolabels=spec, fold_count=recipe.folds.count, weights=list(weights.values())
+        seed=recipe.seed,
+        pseudolabels=spec,
+        fold_count=recipe.folds.count,
+        source=stage_part(recipe, spec.stage, "test"),
     )
-
-
-def blend_weights(recipe: Recipe) -> dict[tuple[str, str], float]:
-    """Share of every (stage, run) in the submission; a stage's share is split by its ensemble's ratios."""
-    shares: dict[tuple[str, str], float] = {}
-    for key, share in sorted(recipe.submission.blend.items()):
-        stage, _, run = key.partition("/")
-        ratios = {run: 1.0} if run else run_weights(recipe.stage(stage))
-        for name, ratio in ratios.items():
-            shares[stage, name] = shares.get((stage, name), 0.0) + share * ratio
-    return shares
 
 
 def score_part(recipe: Recipe, stage: str) -> ScorePart:
@@ -245,18 +237,46 @@ def score_part(recipe: Recipe, stage: str) -> ScorePart:
 
 def binarise_part(recipe: Recipe) -> BinarisePart:
     """The threshold, its postprocessing and nothing of how rows are encoded."""
-    kept = {key: getattr(recipe.submission, key) for key in ("threshold", "black_is_empty", "postprocess")}
+    submission = _without_blends(recipe.submission).model_copy(update={"encode": "tgs", "rows": None})
     return BinarisePart(
-        submission=Submission(blend={"any": 1.0}, **kept),
+        submission=submission,
         classes=recipe.dataset.classes,
         ignore_index=recipe.dataset.ignore_index,
     )
 
 
+def jigsaw(recipe: Recipe) -> Jigsaw | None:
+    """The jigsaw step of the submission's postprocessing, if there is one."""
+    return next((step.jigsaw for step in recipe.submission.postprocess if step.jigsaw), None)
+
+
+def mosaics_part(recipe: Recipe) -> MosaicsPart:
+    """Where the mosaics come from; the rules are another job's."""
+    step = jigsaw(recipe)
+    assert step is not None
+    return MosaicsPart(jigsaw=Jigsaw(file=step.file))
+
+
+def jigsaw_part(recipe: Recipe) -> JigsawPart:
+    """The rules; where the mosaics come from is another job's."""
+    step = jigsaw(recipe)
+    assert step is not None
+    return JigsawPart(jigsaw=step.model_copy(update={"file": None}))
+
+
 def submit_part(recipe: Recipe) -> SubmitPart:
     """Postprocessing and encoding; the threshold comes from its own job."""
-    submission = recipe.submission.model_copy(update={"blend": {"any": 1.0}, "threshold": Threshold()})
+    submission = _without_blends(recipe.submission).model_copy(update={"threshold": Threshold()})
     return SubmitPart(submission=submission, classes=recipe.dataset.classes)
+
+
+def _without_blends(submission: Submission) -> Submission:
+    """A submission without what other jobs do: averages, and the masks that a jigsaw gives."""
+    any_blend = {"any": 1.0}
+    emptiness = submission.emptiness and submission.emptiness.model_copy(update={"blend": any_blend})
+    steps = [Postprocess(jigsaw=Jigsaw()) if step.jigsaw else step for step in submission.postprocess]
+    changes = {"blend": any_blend, "mean": "arithmetic", "emptiness": emptiness, "postprocess": steps}
+    return submission.model_copy(update=changes)
 
 
 def report_part(recipe: Recipe) -> ReportPart:

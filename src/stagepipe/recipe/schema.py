@@ -31,13 +31,15 @@ def _loosen_phase(definitions: Tree) -> None:
     phase, run = definitions["Phase"], definitions["Run"]
     names = phase["properties"]["loss"]["propertyNames"]
     term = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"$ref": "#/$defs/LossTerm"}]}
-    phase["properties"]["loss"] = {
+    loss = {
         "description": "one loss by name, or a sum of losses by weight",
         "anyOf": [
             names,
             {"type": "object", "propertyNames": names, "additionalProperties": term, "minProperties": 1},
         ],
     }
+    phase["properties"]["loss"] = loss
+    phase["properties"]["deep_supervision"]["additionalProperties"] = loss
     phase["required"] = ["name"]
     defaults = copy.deepcopy(phase)
     del defaults["required"]
