@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from conftest import CHECKOUT
 
@@ -111,3 +113,29 @@ def test_scripts_of_the_workflow_run_what_they_should():
     assert not any(name.startswith("stagepipe.report") for name in found["train"] | found["predict"])
     assert not any(name.startswith("stagepipe.recipe") for modules in found.values() for name in modules)
     assert len({code.fingerprint(path) for path in SCRIPTS.glob("*.py")}) == len(found)
+
+
+def test_what_was_parsed_is_kept_and_a_broken_or_foreign_file_is_not_believed(package, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    package()
+    assert not (code.PACKAGE / "__pycache__").exists()
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    first = package()
+    root = code.PACKAGE.parent
+    (kept,) = (code.PACKAGE / "__pycache__").glob("parsed.*.json")
+    scripts = {name: root / f"{name}.py" for name in SCRIPT}
+
+    def again():
+        code.modules.cache_clear()
+        return {name: code.modules(path) for name, path in scripts.items()}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(code, "_tree", lambda path: pytest.fail(f"{path} is parsed again"))
+        assert again() == first
+    for text in ("{", "[]", '{"made_by": "others", "parsed": {}}'):
+        kept.write_text(text)
+        assert again() == first
+    (code.PACKAGE / "low.py").write_text("def low(a):\n    return a + 2\n")
+    changed = again()
+    assert changed["uses_middle"]["stagepipe.low"] != first["uses_middle"]["stagepipe.low"]
+    assert changed["uses_alone"] == first["uses_alone"]
