@@ -84,6 +84,15 @@ def test_masks_of_one_class_are_soft_and_of_several_are_indices():
     assert ((classes == 7) == (soft > 0.5)).all()
 
 
+def test_a_hard_mask_is_set_above_one_half_before_the_padding():
+    square = torch.zeros(1, 20, 20, dtype=torch.uint8)
+    square[:, 5:15, 5:15] = 1
+    pad = Pad(to=(64, 64), mode="edge")
+    hard = Geometry((48, 48), pad, hard_mask=True).mask(square)
+    assert hard.dtype == torch.float32 and set(hard.unique().tolist()) == {0, 1}
+    assert torch.equal(hard, (Geometry((48, 48), pad).mask(square) > 0.5).float())
+
+
 @settings(max_examples=30, deadline=None)
 @given(old=st.integers(1, 30), new=st.integers(1, 60))
 def test_nearest_takes_the_pixel_that_holds_the_centre(old, new):

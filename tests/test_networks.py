@@ -74,6 +74,17 @@ def test_input_channels_by_hand():
     torch.testing.assert_close(found[0, 2], torch.tensor([[0.0, 0.0], [0.1, 0.2], [1.0, 0.0]]))
 
 
+def test_copies_of_a_gray_image_may_have_a_normalisation_each():
+    pixels = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
+    own = InputChannels(["image", "row_ramp", "image"], Normalise(mean=[0.5, 0.25], std=[0.5, 0.75]), 1)
+    assert own(pixels)[0, :, 0, 0].tolist() == [1, 0, 1]
+    imagenet = InputChannels(["image"] * 3, "imagenet", 1)
+    expected = [(1 - mean) / std for mean, std in zip([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], strict=True)]
+    assert imagenet(pixels)[0, :, 0, 0].tolist() == pytest.approx(expected)
+    with pytest.raises(RecipeError, match="mean has 2 numbers, the stored images have 1 channels; write 1 or 3 numb"):
+        InputChannels(["image"] * 3, Normalise(mean=[0.1, 0.2]), 1)
+
+
 def test_imagenet_normalisation_of_gray_takes_the_averages():
     gray = InputChannels(["image"], "imagenet", 1)
     assert (gray.mean.item(), gray.std.item()) == pytest.approx((0.449, 0.226))

@@ -1,4 +1,4 @@
-"""Networks of segmentation_models_pytorch with their input geometry: uint8 images in, logits on the padded grid out."""
+"""Networks, smp's and our own, with their input geometry: uint8 images in, logits on the padded grid out."""
 
 from stagepipe.networks.geometry import Geometry
 from stagepipe.networks.segmentation import SegmentationNetwork, build, probabilities, validate_names

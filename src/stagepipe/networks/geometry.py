@@ -24,6 +24,8 @@ class Geometry:
     pad: Pad | None = None
     single_class: bool = True
     """masks are shares of one class (bilinear, may become soft) rather than class indices (nearest)"""
+    hard_mask: bool = False
+    """a resized mask of one class is set where above one half"""
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the resize of an image of that size."""
@@ -51,13 +53,14 @@ class Geometry:
     def mask(self, target: Tensor, fill: int = 0) -> Tensor:
         """Masks [B, H, W] -> the padded grid [B, H', W'].
 
-        Single class: float32, soft (0..1) where a resize blends the border. Several: int64 class indices, nearest pixel
-        (by pixel centres, as the image). `fill` is what `zero` padding writes: give the ignore index so that the
-        padding doesn't count.
+        Single class: float32, soft (0..1) where a resize blends the border, unless the mask is to be hard. Several:
+        int64 class indices, nearest pixel (by pixel centres, as the image). `fill` is what `zero` padding writes: give
+        the ignore index so that the padding doesn't count.
         """
         height, width = target.shape[-2:]
         if self.single_class:
             inner = _bilinear(target[:, None].float(), self.resized_size(height, width))
+            inner = (inner > 0.5).float() if self.hard_mask else inner
         else:
             inner = _nearest(target[:, None].long(), self.resized_size(height, width))
         return self._padded(inner, self.padded_size(height, width), fill)[:, 0]

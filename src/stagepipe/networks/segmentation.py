@@ -1,26 +1,38 @@
-"""Build a network of segmentation_models_pytorch from its part of the recipe."""
+"""Build a network, segmentation_models_pytorch's or one of our own, from its part of the recipe."""
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from torch import Tensor, nn
 
 from stagepipe.errors import RecipeError
 from stagepipe.networks import weights
+from stagepipe.networks.blocks import ResNetArchitecture
 from stagepipe.networks.geometry import Geometry
 from stagepipe.networks.inputs import InputChannels
+from stagepipe.networks.salt_5th import Salt5th
+from stagepipe.networks.salt_attention import SaltAttention
+from stagepipe.networks.salt_hypercolumn import SaltHypercolumn
+from stagepipe.networks.salt_unet import SaltUnet
 from stagepipe.recipe.model import Network, Pad, WeightsFile
 from stagepipe.suggestions import unknown
 
-ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
+# Our own architectures, made with the words of smp's: encoder_name, encoder_weights, in_channels, classes.
+OWN: dict[str, Any] = {
+    "salt_unet": SaltUnet,
+    "salt_hypercolumn": SaltHypercolumn,
+    "salt_attention": SaltAttention,
+    "salt_5th": Salt5th,
+}
+ARCHITECTURES: dict[str, Any] = {**smp.MODEL_ARCHITECTURES_MAPPING, **OWN}
 
-# Arguments of smp's classes that the recipe says elsewhere, with what to do instead.
+# Arguments of these classes that the recipe says elsewhere, with what to do instead.
 RESERVED = {
     "encoder_name": "write `encoder` of the network",
     "encoder_weights": "write `weights` of the network",
@@ -32,11 +44,11 @@ RESERVED = {
 
 
 class SegmentationNetwork(nn.Module):
-    """A network of smp (`module`) behind its input geometry and input channels."""
+    """A network (`module`), smp's or our own, behind its input geometry and input channels."""
 
-    module: SegmentationModel
+    module: Any
 
-    def __init__(self, module: SegmentationModel, geometry: Geometry, inputs: InputChannels, stored_channels: int):
+    def __init__(self, module: nn.Module, geometry: Geometry, inputs: InputChannels, stored_channels: int):
         super().__init__()
         self.module = module.to(memory_format=torch.channels_last)
         self.geometry = geometry
@@ -50,6 +62,36 @@ class SegmentationNetwork(nn.Module):
         The dtype is the parameters' or autocast's. RecipeError if the architecture can't take the padded size,
         ValueError for another dtype or number of channels.
         """
+        inputs = self._inputs(images)
+        return self._checked(self.module(inputs), inputs)
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """Everything that has a loss: `logits` as `forward` gives them, and of a network with deep supervision also
+        `nonempty` (logits of the pixels alone, of the same shape) and `empty` [B, 1, 1, 1] (logit of an empty mask).
+        """
+        if not self.head_names:
+            return {"logits": self(images)}
+        inputs = self._inputs(images)
+        heads = self.module.heads(inputs)
+        self._checked(heads["logits"], inputs)
+        return heads
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What `heads` gives beside the logits; empty without deep supervision."""
+        return getattr(self.module, "head_names", ())
+
+    def check_heads(self, names: Iterable[str]) -> None:
+        """RecipeError if a phase wants to train a head that the network doesn't have."""
+        if absent := sorted(set(names) - set(self.head_names)):
+            known = ", ".join(self.head_names) or "none"
+            raise RecipeError(
+                f"deep_supervision.{absent[0]}: {type(self.module).__name__} has no such head as it is made (heads: "
+                f"{known}); leave it out, or write `arguments: {{deep_supervision: true}}` in a network that takes it"
+            )
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """The module's input [B, channels, H', W'] in its parameters' dtype, channels last."""
         if images.dtype != torch.uint8 or images.shape[-1] != self.stored_channels:
             raise ValueError(
                 f"images: {images.dtype} {list(images.shape)}; a network takes uint8 [B, H, W, {self.stored_channels}]"
@@ -58,10 +100,12 @@ class SegmentationNetwork(nn.Module):
         # without a resize the padding works on uint8, a quarter of the bytes
         pixels = self.geometry.apply(images.permute(0, 3, 1, 2))
         dtype = next(self.module.parameters()).dtype
-        logits = self.module(self.inputs(pixels).to(dtype).contiguous(memory_format=torch.channels_last))
-        if logits.shape[-2:] != pixels.shape[-2:]:
+        return self.inputs(pixels).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def _checked(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        if logits.shape[-2:] != inputs.shape[-2:]:
             raise RecipeError(
-                f"network: gives {list(logits.shape[-2:])} for an input of {list(pixels.shape[-2:])}; pad to a "
+                f"network: gives {list(logits.shape[-2:])} for an input of {list(inputs.shape[-2:])}; pad to a "
                 f"multiple of {self.module.encoder.output_stride} and leave `upsampling` out of network.arguments"
             )
         return logits
@@ -69,7 +113,9 @@ class SegmentationNetwork(nn.Module):
     @property
     def divisor(self) -> int:
         """What the padded height and width must be multiples of; 1 if any size will do."""
-        return int(self.module.encoder.output_stride) if self.module.requires_divisible_input_shape else 1
+        if not self.module.requires_divisible_input_shape:
+            return 1
+        return int(getattr(self.module, "divisor", self.module.encoder.output_stride))
 
     def check_size(self, height: int, width: int) -> None:
         """RecipeError, with the pad to write, if the network can't take images of that size (before resize and pad)."""
@@ -124,7 +170,7 @@ def build(
     for names, arguments, weights or sizes that don't work.
     """
     validate_names(network)
-    geometry = Geometry(phase_resize or network.resize, phase_pad or network.pad, single_class=outputs == 1)
+    geometry = Geometry(phase_resize or network.resize, phase_pad or network.pad, outputs == 1, network.mask == "hard")
     inputs = InputChannels(network.channels, network.normalise, stored_channels)
     module = _module(network, outputs, inputs.count, pretrained)
     built = SegmentationNetwork(module, geometry, inputs, stored_channels)
@@ -135,7 +181,7 @@ def build(
 
 
 def validate_names(network: Network) -> None:
-    """RecipeError if smp has no such architecture, encoder, ImageNet weights or argument; builds nothing."""
+    """RecipeError if there is no such architecture, encoder, ImageNet weights or argument; builds nothing."""
     if network.architecture not in ARCHITECTURES:
         raise RecipeError(f"network.architecture: {unknown(network.architecture, ARCHITECTURES)}")
     _validate_encoder(network)
@@ -145,12 +191,18 @@ def validate_names(network: Network) -> None:
         if name in RESERVED:
             raise RecipeError(f"network.arguments: {name} can't be set here; {RESERVED[name]}")
         # smp hands further arguments to the encoder, where timm's take them and all others drop them without a word
-        if name not in allowed and not network.encoder.startswith("tu-"):
+        if name not in allowed and (network.architecture in OWN or not network.encoder.startswith("tu-")):
             raise RecipeError(f"network.arguments: {unknown(name, allowed)}")
 
 
 def _validate_encoder(network: Network) -> None:
     name = network.encoder
+    architecture = ARCHITECTURES[network.architecture]
+    if issubclass(architecture, ResNetArchitecture) and name not in architecture.encoder_names:
+        raise RecipeError(
+            f"network.encoder: {network.architecture} takes smp's encoders of torchvision's ResNet blocks, not {name}; "
+            f"write one of {', '.join(sorted(architecture.encoder_names))}"
+        )
     if name.startswith("tu-") and timm.is_model(name.removeprefix("tu-").split(".")[0]):
         return
     if name not in smp_encoders:
@@ -160,24 +212,25 @@ def _validate_encoder(network: Network) -> None:
         raise RecipeError(f"network.weights: {name} has no imagenet weights; write `weights: null` or a file")
 
 
-def _module(network: Network, outputs: int, in_channels: int, pretrained: bool) -> SegmentationModel:
-    """The smp model, its encoder with the weights the recipe names."""
+def _module(network: Network, outputs: int, in_channels: int, pretrained: bool) -> nn.Module:
+    """The bare network, its encoder with the weights the recipe names."""
     local = weights.local_file(network.encoder) if network.weights == "imagenet" else None
     download = pretrained and network.weights == "imagenet" and local is None
     module = _create(network, outputs, in_channels, download)
+    encoder = module.get_submodule("encoder")
+    unused = module.unused_encoder_weights if isinstance(module, ResNetArchitecture) else ()
     if pretrained and local:
-        weights.load_encoder(module.encoder, local, weights.recorded_checksum(local))
+        weights.load_encoder(encoder, local, weights.recorded_checksum(local), unused)
     if pretrained and isinstance(network.weights, WeightsFile):
-        weights.load_encoder(module.encoder, Path(network.weights.file), network.weights.sha256)
+        weights.load_encoder(encoder, Path(network.weights.file), network.weights.sha256, unused)
     return module
 
 
-def _create(network: Network, outputs: int, in_channels: int, download: bool) -> SegmentationModel:
+def _create(network: Network, outputs: int, in_channels: int, download: bool) -> nn.Module:
     # timm's encoders name their weights themselves (tu-<model>.<tag>)
     source = True if network.encoder.startswith("tu-") else "imagenet"
     try:
-        return smp.create_model(
-            network.architecture,
+        return ARCHITECTURES[network.architecture](
             encoder_name=network.encoder,
             encoder_weights=source if download else None,
             in_channels=in_channels,

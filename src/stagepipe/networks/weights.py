@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import safetensors
@@ -32,10 +32,11 @@ def recorded_checksum(path: Path) -> str:
     return words[0].lower()
 
 
-def load_encoder(encoder: nn.Module, path: Path, sha256: str) -> None:
+def load_encoder(encoder: nn.Module, path: Path, sha256: str, unused: Collection[str] = ()) -> None:
     """Load a state dict of smp's encoder (its hub's `model.safetensors`) from a file with that checksum, strictly.
 
-    A first convolution for three channels is adapted as smp does it. RecipeError names the file and what doesn't fit.
+    A first convolution for three channels is adapted as smp does it. `unused` names parameters that the network has
+    taken out of its encoder; all others must be there. RecipeError names the file and what doesn't fit.
     """
     try:
         content = path.read_bytes()
@@ -49,7 +50,7 @@ def load_encoder(encoder: nn.Module, path: Path, sha256: str) -> None:
             f"weights: {path} has SHA-256 {found}, expected {sha256}; fetch the file again or correct the checksum"
         )
     try:
-        state = safetensors.torch.load(content)
+        state = {name: value for name, value in safetensors.torch.load(content).items() if name not in unused}
         encoder.load_state_dict(adapt_first_convolution(state, encoder.state_dict()), strict=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise RecipeError(

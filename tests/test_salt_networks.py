@@ -1,0 +1,525 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from stagepipe.errors import RecipeError
+from stagepipe.networks import build, segmentation, validate_names
+from stagepipe.networks.inputs import IMAGENET, InputChannels
+from stagepipe.networks.salt_attention import SaltAttention
+from stagepipe.networks.salt_hypercolumn import SaltHypercolumn
+from stagepipe.networks.salt_unet import InputNorm, SaltUnet
+from stagepipe.recipe.model import Network
+
+STAGE_1: dict = {}
+STAGE_2 = {"deep_supervision": True, "dropout": 0.4}
+STAGE_3 = {"stem": "conv3x3", "full_resolution": False, "head_channels": 32}
+
+TINY_UNET = {"decoder_channels": [8, 8, 4, 4, 4]}
+TINY = {"decoder_channels": 8, "head_channels": 8}
+TINY_HYPERCOLUMN = {**TINY, "centre_channels": 8, "pyramid_channels": 8}
+TINY_STAGES = {
+    "stage 1": {**STAGE_1, **TINY_HYPERCOLUMN},
+    "stage 2": {**STAGE_2, **TINY_HYPERCOLUMN},
+    "stage 3": {**STAGE_3, **TINY_HYPERCOLUMN},
+    "half": {"full_resolution": False, "deep_supervision": True, **TINY_HYPERCOLUMN},
+}
+EVERY = {
+    "unet": ("salt_unet", TINY_UNET),
+    "unet, one gate": ("salt_unet", {**TINY_UNET, "spatial_gate": "single", "input_norm": False}),
+    "attention": ("salt_attention", {**TINY, "kernel_size": 3}),
+    **{name: ("salt_hypercolumn", arguments) for name, arguments in TINY_STAGES.items()},
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=EVERY)
+def tiny(request) -> nn.Module:
+    architecture, arguments = EVERY[request.param]
+    return segmentation.OWN[architecture]("resnet18", None, 3, 1, **arguments)
+
+
+def full(architecture: type[nn.Module], encoder: str, **arguments) -> nn.Module:
+    return architecture(encoder, None, 3, 1, **arguments).eval()
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def network(architecture: str, arguments: dict, **keys) -> Network:
+    entries = {"architecture": architecture, "encoder": "resnet18", "arguments": arguments, "normalise": "none", **keys}
+    return Network.model_validate({"channels": ["image"] * 3, **entries})
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+# ----------------------------------------------------------------------------------------------------------- parameters
+
+RESNET34 = 21_797_672 - (512 * 1000 + 1000)  # torchvision's number less that of its classifier
+RESNEXT50 = 25_028_904 - (2048 * 1000 + 1000)
+
+
+def conv(inputs: int, outputs: int, kernel: int, bias: bool = False) -> int:
+    return inputs * outputs * kernel**2 + outputs * bias
+
+
+def norm(channels: int) -> int:
+    return 2 * channels
+
+
+def scse(channels: int, reduction: int, gates: int = 1, bias: bool = False) -> int:
+    squeezed = channels // reduction
+    return conv(channels, squeezed, 1, True) + conv(squeezed, channels, 1, True) + conv(channels, gates, 1, bias)
+
+
+ENCODER_GATES = sum(scse(channels, 4) for channels in (64, 128, 256, 512))
+DECODER = sum(
+    conv(inputs, 32, 2, True) + conv(skip, 32, 1) + norm(64) + scse(64, 16)
+    for inputs, skip in ((256, 512), (64, 256), (64, 128), (64, 64))
+)
+FULL_RESOLUTION = conv(64, 32, 3) + norm(32) + conv(32, 64, 3) + norm(64) + scse(64, 16)
+DEEP_SUPERVISION = (
+    norm(64) + conv(64, 1, 1)  # pixels, after the 3x3 convolution
+    + conv(512, 64, 1, True) + conv(64, 1, 1, True)  # image
+    + conv(128, 64, 3) + conv(64, 1, 1)  # both
+)  # fmt: skip
+BODY = RESNET34 + ENCODER_GATES + 13_635_072 + DECODER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "by_hand", "exact", "millions"),
+    [
+        (STAGE_1, BODY + FULL_RESOLUTION + conv(320, 64, 3, True) + conv(64, 1, 1), 35_409_412, 35.41),
+        (STAGE_2, BODY + FULL_RESOLUTION + conv(320, 64, 3) + DEEP_SUPERVISION, 35_516_165, 35.52),
+        # the published number holds the pretrained 7x7 convolution as well, which that module keeps without a use
+        (STAGE_3, BODY - conv(3, 64, 7) + conv(3, 64, 3) + conv(256, 32, 3, True) + conv(32, 1, 1), 35_253_376, 35.25),
+    ],
+    ids=["stage 1", "stage 2", "stage 3"],
+)
+def test_hypercolumn_networks_have_the_published_parameters(arguments, by_hand, exact, millions):
+    model = full(SaltHypercolumn, "resnet34", **arguments)
+    assert count(model) == by_hand == exact
+    assert round(exact / 1e6, 2) == millions
+    assert count(model.centre) == 13_635_072
+    assert round((35_253_376 + conv(3, 64, 7)) / 1e6, 2) == 35.26
+
+
+def test_salt_unet_parameters():
+    blocks = [
+        conv(inputs, outputs, 4) + norm(outputs) + conv(outputs + skip, outputs, 3) + norm(outputs)
+        + scse(outputs, 2, gates=outputs, bias=True)
+        for inputs, skip, outputs in ((2048, 1024, 128), (128, 512, 64), (64, 256, 32), (32, 64, 16), (16, 0, 8))
+    ]  # fmt: skip
+    model = full(SaltUnet, "resnext50_32x4d")
+    assert count(model.encoder) == RESNEXT50
+    assert [count(block) for block in model.decoder] == blocks == [5_555_008, 471_456, 117_968, 20_328, 2_804]
+    assert count(model) == RESNEXT50 + sum(blocks) + 3 + conv(8, 1, 1, True) == 29_147_480
+
+
+def test_salt_attention_parameters():
+    def global_convolution(inputs: int) -> int:
+        return 2 * (7 * inputs * 64 + 7 * 64 * 64) + norm(64)
+
+    centre = conv(512, 64, 3) + norm(64) + global_convolution(64)
+    decoder = sum(global_convolution(channels) + scse(64, 16) for channels in (256, 128, 64))
+    head = conv(64, 64, 3) + DEEP_SUPERVISION
+    expected = RESNET34 + ENCODER_GATES + centre + decoder + head
+    assert count(full(SaltAttention, "resnet34")) == expected == 22_590_269
+
+
+def test_the_encoder_is_smps_and_holds_all_of_its_parameters(tiny):
+    theirs = set(smp.encoders.get_encoder("resnet18", weights=None).state_dict())
+    assert set(tiny.encoder.state_dict()) == theirs - tiny.unused_encoder_weights
+    assert (tiny.unused_encoder_weights == {"conv1.weight"}) == (getattr(tiny, "stem", None) is not None)
+
+
+def test_every_parameter_learns(tiny):
+    tiny.train()
+    pixels = torch.randn(4, 3, 32, 32)
+    outputs = tiny.heads(pixels) if tiny.head_names else {"logits": tiny(pixels)}
+    sum(value.square().sum() for value in outputs.values()).backward()
+    still = {name for name, value in tiny.named_parameters() if value.grad is None or not value.grad.any()}
+    # the one hidden unit of so narrow a gate may be closed for these images
+    assert all(".scse.channel." in name for name in still)
+    assert all(value.grad is not None for value in tiny.parameters())
+
+
+# --------------------------------------------------------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "arguments", "size"),
+    [
+        (SaltUnet, "resnext50_32x4d", {}, 224),
+        (SaltHypercolumn, "resnet34", STAGE_1, 256),
+        (SaltHypercolumn, "resnet34", STAGE_2, 256),
+        (SaltHypercolumn, "resnet34", STAGE_3, 128),
+        (SaltAttention, "resnet34", {}, 128),
+    ],
+    ids=["unet", "stage 1", "stage 2", "stage 3", "attention"],
+)
+def test_published_sizes(architecture, encoder, arguments, size):
+    model = full(architecture, encoder, **arguments)
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, size, size)).shape == (1, 1, size, size)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("name", EVERY)
+def test_any_size_that_the_divisor_allows(name, classes):
+    architecture, arguments = EVERY[name]
+    model = segmentation.OWN[architecture]("resnet18", None, 2, classes, **arguments).eval()
+    assert model.divisor == {"stage 3": 16, "attention": 1}.get(name, 32)
+    sizes = [(51, 38), (7, 64)] if name == "attention" else [(model.divisor, 3 * model.divisor)]
+    with torch.no_grad():
+        for size in sizes:
+            assert model(torch.randn(1, 2, *size)).shape == (1, classes, *size)
+
+
+def test_encoders_of_wider_blocks():
+    with torch.no_grad():
+        for architecture, arguments in (EVERY["unet"], EVERY["stage 2"], EVERY["attention"]):
+            model = segmentation.OWN[architecture]("resnet50", None, 3, 1, **arguments).eval()
+            assert model(torch.randn(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+# -------------------------------------------------------------------------------------------------------------- encoder
+
+
+def skips_of(model: SaltUnet, pixels: torch.Tensor) -> list[torch.Tensor]:
+    """What the decoder's blocks get beside the deeper map."""
+    found: list[torch.Tensor] = []
+    for block in model.decoder:
+        block.register_forward_pre_hook(lambda _, arguments: found.append(arguments[1]))
+    with torch.no_grad():
+        model(pixels)
+    return found
+
+
+def test_unet_skips_are_the_first_relu_inside_the_next_layer():
+    model = full(SaltUnet, "resnext50_32x4d")
+    # the input of the strided convolution is the ReLU after the 1x1 convolution
+    strided = [layer[0].conv2 for layer in (model.encoder.layer4, model.encoder.layer3, model.encoder.layer2)]
+    assert [layer.stride for layer in strided] == [(2, 2)] * 3
+    inside: dict[nn.Module, torch.Tensor] = {}
+    for layer in [*strided, model.encoder.maxpool]:
+        layer.register_forward_pre_hook(lambda module, arguments: inside.update({module: arguments[0].clone()}))
+    skips = skips_of(model, images(1, 3, 64, 64).float())
+    shapes = [(1024, 4), (512, 8), (256, 16), (64, 32)]
+    assert [tuple(skip.shape[1:3]) for skip in skips[:4]] == shapes
+    assert skips[4] is None
+    for skip, layer in zip(skips, [*strided, model.encoder.maxpool], strict=False):
+        assert torch.equal(skip, inside[layer])
+        assert skip.min() == 0 < skip.max()
+
+
+def test_unet_skips_of_basic_blocks_are_the_inputs_of_the_layers():
+    model = full(SaltUnet, "resnet18", **TINY_UNET, input_norm=False)
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        _, stem, first, second, third, _ = model.encoder(pixels)
+    skips = skips_of(model, pixels)
+    for skip, expected in zip(skips, [third, second, first, stem, None], strict=True):
+        assert expected is None if skip is None else torch.equal(skip, expected)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnext50_32x4d"])
+def test_unet_encoder_computes_what_smps_does(encoder):
+    model = full(SaltUnet, encoder)
+    deepest: list[torch.Tensor] = []
+    model.decoder[0].register_forward_pre_hook(lambda _, arguments: deepest.append(arguments[0]))
+    pixels = images(1, 3, 64, 64).float()
+    with torch.no_grad():
+        model(pixels)
+        torch.testing.assert_close(deepest[0], model.encoder(model.input_norm(pixels))[-1])
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 3", "attention"])
+def test_gated_encoder_without_gates_computes_what_smps_does_without_pooling(name):
+    architecture, arguments = EVERY[name]
+    model = segmentation.OWN[architecture]("resnet18", None, 3, 1, **arguments).eval()
+    gated: list[torch.Tensor] = []
+    for position in range(4):
+        model.gates[position] = nn.Identity()
+        model.gates[position].register_forward_hook(lambda *arguments: gated.append(arguments[2]))
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        model(pixels)
+        if name == "stage 3":
+            model.encoder.conv1 = model.stem
+        model.encoder.maxpool = nn.Identity()
+        for found, expected in zip(gated, model.encoder(pixels)[2:], strict=True):
+            torch.testing.assert_close(found, expected)
+    assert gated[0].shape[-1] == (32 if name == "stage 3" else 16)
+
+
+def test_the_next_layer_sees_the_gated_map():
+    model = full(SaltHypercolumn, "resnet18", **TINY_STAGES["stage 1"])
+    seen: list[torch.Tensor] = []
+    model.gates[0].register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    model.encoder.layer2.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.decoder[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+# ------------------------------------------------------------------------------------------------------ heads and modes
+
+
+@pytest.mark.parametrize("name", ["stage 2", "half", "attention"])
+def test_heads(name):
+    architecture, arguments = EVERY[name]
+    model = segmentation.OWN[architecture]("resnet18", None, 3, 1, **arguments).eval()
+    pixels = torch.randn(2, 3, 32, 64)
+    with torch.no_grad():
+        found = model.heads(pixels)
+        assert {key: tuple(value.shape) for key, value in found.items()} == {
+            "logits": (2, 1, 32, 64),
+            "nonempty": (2, 1, 32, 64),
+            "empty": (2, 1, 1, 1),
+        }
+        assert model.head_names == ("empty", "nonempty")
+        assert torch.equal(model(pixels), found["logits"])
+
+
+def test_without_deep_supervision_the_logits_are_all():
+    model = full(SaltHypercolumn, "resnet18", **TINY_STAGES["stage 3"])
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert model.head_names == ()
+        heads = model.heads(pixels)
+        assert torch.equal(heads["logits"], model(pixels))
+    assert set(heads) == {"logits"}
+
+
+@pytest.mark.parametrize("name", ["unet", "stage 2", "attention"])
+def test_dropout_is_for_training_only(name):
+    architecture, arguments = EVERY[name]
+    model = segmentation.OWN[architecture]("resnet18", None, 3, 1, **arguments)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(model(pixels), model(pixels))
+        model.eval()
+        assert torch.equal(model(pixels), model(pixels))
+
+
+def test_stage_3_has_no_dropout():
+    model = SaltHypercolumn("resnet18", None, **TINY_STAGES["stage 3"])
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(pixels), model(pixels))
+
+
+def test_channels_last_and_half_precision(tiny):
+    tiny.eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tiny(pixels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = tiny(pixels)
+        last = tiny.to(memory_format=torch.channels_last)(pixels.contiguous(memory_format=torch.channels_last))
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).abs().max() < 0.05 * (1 + expected.abs().max())
+    torch.testing.assert_close(last, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_state_dict_round_trip(name):
+    architecture, arguments = EVERY[name]
+    first, second = (segmentation.OWN[architecture]("resnet18", None, 3, 1, **arguments).eval() for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        assert torch.equal(first(torch.ones(1, 3, 32, 32)), second(torch.ones(1, 3, 32, 32)))
+
+
+# -------------------------------------------------------------------------------------------------------- normalisation
+
+
+def test_input_norm_by_hand():
+    layer = InputNorm(3, momentum=0.01)
+    layer.bias.data = torch.tensor([0.0, 1.0, -1.0])
+    pixels = images(4, 3, 8, 8).float()
+    mean, variance = pixels.mean((0, 2, 3), keepdim=True), pixels.var((0, 2, 3), keepdim=True, unbiased=False)
+    expected = (pixels - mean) / (variance + 2e-5).sqrt() + layer.bias.view(1, 3, 1, 1)
+    torch.testing.assert_close(layer(pixels), expected)
+    assert count(layer) == 3
+
+
+def test_input_norm_starts_at_imagenet():
+    layer = InputNorm(1, momentum=0.01).eval()
+    gray = InputChannels(["image"], "imagenet", 1)
+    pixels = images(1, 1, 4, 4)
+    torch.testing.assert_close(layer(pixels.float()), gray(pixels), atol=1e-5, rtol=1e-5)
+    assert sum(IMAGENET.mean) / 3 == pytest.approx(0.449)
+
+
+def test_unet_norms_are_keras_and_the_encoders_torchvisions():
+    model = SaltUnet("resnet18", None, **TINY_UNET)
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    kinds = {name.split(".")[0]: (module.eps, module.momentum) for name, module in norms.items()}
+    assert kinds == {"encoder": (1e-5, 0.1), "input_norm": (2e-5, 0.01), "decoder": (1e-3, 0.01)}
+    quick = SaltUnet("resnet18", None, **TINY_UNET, norm_momentum=0.1)
+    assert {module.momentum for module in quick.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+
+
+def test_pixels_as_stored():
+    pixels = images(2, 2, 5, 4)
+    inputs = InputChannels(["image", "row_ramp", "product", "image"], "none", 2)
+    found = inputs(pixels)
+    assert found.dtype == torch.float32
+    assert torch.equal(found[:, :2], pixels.float())
+    assert torch.equal(found[:, 4:], pixels.float())
+    scaled = InputChannels(["row_ramp", "product"], "imagenet", 2)
+    assert torch.equal(found[:, 2:4], scaled(pixels))  # 0..1 whatever the image's scale
+
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+
+def weights_file(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """A state dict of smp's resnet18, and what a recipe writes to have it from a file."""
+    state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    path = folder / "resnet18.safetensors"
+    safetensors.torch.save_file(state, path)
+    return state, {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_build_with_a_weights_file(name, tmp_path):
+    state, file = weights_file(tmp_path)
+    model = build(network(*EVERY[name], weights=file, pad={"to": 32}), 1, 1)
+    for key, value in model.module.encoder.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    raw = images(2, 30, 17, 1)
+    with torch.no_grad():
+        heads = model.eval().heads(raw)
+        assert torch.equal(model(raw), heads["logits"])
+    assert heads["logits"].shape == (2, 1, 32, 32)
+    assert set(heads) == {"logits", *model.head_names}
+    assert model.divisor == {"stage 3": 16, "attention": 1}.get(name, 32)
+
+
+def test_a_replaced_stem_leaves_only_its_own_weight_unused(tmp_path):
+    state, _ = weights_file(tmp_path)
+    del state["bn1.weight"]
+    path = tmp_path / "part.safetensors"
+    safetensors.torch.save_file(state, path)
+    file = {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    with pytest.raises(RecipeError, match=r"doesn't hold the weights of this encoder (.|\n)*bn1.weight"):
+        build(network(*EVERY["stage 3"], weights=file), 1, 1)
+    safetensors.torch.save_file({**weights_file(tmp_path)[0], "conv9.weight": torch.zeros(1)}, path)
+    file["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(RecipeError, match=r"doesn't hold the weights of this encoder (.|\n)*conv9.weight"):
+        build(network(*EVERY["stage 3"], weights=file), 1, 1)
+
+
+@pytest.mark.parametrize("channels", [["image"], ["image", "row_ramp", "product", "image"]])
+def test_weights_from_the_local_folder_and_other_numbers_of_channels(channels, tmp_path, monkeypatch):
+    state, file = weights_file(tmp_path)
+    monkeypatch.setenv("STAGEPIPE_WEIGHTS", str(tmp_path))
+    (tmp_path / "resnet18.safetensors.sha256").write_text(file["sha256"])
+    model = build(network(*EVERY["stage 1"], weights="imagenet", channels=channels), 1, 1)
+    assert model.module.encoder.conv1.in_channels == len(channels)
+    pretrained = state["conv1.weight"]
+    expected = pretrained.sum(1, keepdim=True) if len(channels) == 1 else pretrained[:, [0, 1, 2, 0]] * 3 / 4
+    torch.testing.assert_close(model.module.encoder.conv1.weight, expected)
+    replaced = build(network(*EVERY["stage 3"], weights="imagenet", channels=channels), 1, 1)
+    assert replaced.module.stem.in_channels == len(channels)
+    assert torch.equal(replaced.module.encoder.bn1.weight, state["bn1.weight"])
+
+
+def test_a_download_goes_through_smp(monkeypatch):
+    def closed(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.delenv("STAGEPIPE_WEIGHTS", raising=False)
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", closed)
+    for name in ("unet", "stage 3", "attention"):
+        wanted = network(*EVERY[name], weights="imagenet")
+        with pytest.raises(RecipeError, match=r"smp-hub/resnet18.imagenet.* STAGEPIPE_WEIGHTS"):
+            build(wanted, 1, 1)
+        build(wanted, 1, 1, pretrained=False)
+
+
+def test_a_frozen_encoder_leaves_gates_and_stem_to_learn():
+    model = build(network(*EVERY["stage 3"]), 1, 1)
+    model.set_encoder_frozen(True)
+    model.train()
+    model(images(2, 32, 32, 1)).sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder_parameters())
+    learning = {name.split(".")[0] for name, value in model.module.named_parameters() if value.grad is not None}
+    assert learning == {"stem", "gates", "centre", "decoder", "head"}
+    assert len(model.encoder_parameters()) + len(model.other_parameters()) == len(list(model.parameters()))
+
+
+def test_smps_networks_have_logits_alone():
+    model = build(network("unet", {"decoder_channels": [8] * 5}), 1, 1).eval()
+    assert model.head_names == ()
+    with torch.no_grad():
+        heads = model.heads(images(1, 32, 32, 1))
+        assert torch.equal(heads["logits"], model(images(1, 32, 32, 1)))
+    assert set(heads) == {"logits"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"architecture": "salt_unett"}, "network.architecture: salt_unett is unknown; write one of salt_unet"),
+        ({"encoder": "se_resnet50"}, r"network.encoder: salt_unet takes .*ResNet blocks, not se_resnet50; .*resnet34"),
+        ({"encoder": "tu-resnet18"}, "network.encoder: salt_unet takes .* not tu-resnet18; write one of resnet101"),
+        ({"encoder": "resnext101_32x4d", "weights": "imagenet"}, "resnext101_32x4d has no imagenet weights"),
+        (
+            {"arguments": {"decoder_chanels": 8}},
+            "network.arguments: decoder_chanels is unknown; write .*decoder_channels",
+        ),
+        ({"arguments": {"classes": 8}}, "classes can't be set here"),
+    ],
+)
+def test_names_are_checked_without_building(keys, message, monkeypatch):
+    monkeypatch.setattr(segmentation, "_create", None)
+    with pytest.raises(RecipeError, match=message):
+        validate_names(Network.model_validate({"architecture": "salt_unet", "encoder": "resnet18", **keys}))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "message"),
+    [
+        ("salt_unet", {"decoder_channels": [8, 8]}, "decoder_channels takes 5 numbers, one per block, not 2"),
+        ("salt_unet", {"spatial_gate": "none"}, "spatial_gate is single or channels, not 'none'"),
+        ("salt_hypercolumn", {"stem": "conv7x7"}, "stem is encoder or conv3x3, not 'conv7x7'"),
+        ("salt_hypercolumn", {"stem": "conv3x3"}, "write full_resolution: false"),
+        ("salt_hypercolumn", {**TINY_HYPERCOLUMN, "decoder_channels": 7}, "write an even number, not 7"),
+        ("salt_attention", {"kernel_size": 8}, "odd kernel size only, not 8"),
+        ("salt_attention", {"dropout": 2}, "dropout probability"),
+    ],
+)
+def test_arguments_that_dont_work_are_named(architecture, arguments, message):
+    with pytest.raises(RecipeError, match=rf"network.arguments: {architecture} with encoder resnet18 .*{message}"):
+        build(network(architecture, arguments), 1, 1)
+
+
+def test_encoders_that_dont_fit_are_refused_by_the_class_too():
+    with pytest.raises(ValueError, match=r"encoder vgg11 is none of resnet101, .*resnet34"):
+        SaltUnet("vgg11", None)
+
+
+def test_sizes_that_dont_fit_say_what_to_pad_to():
+    message = r"SaltHypercolumn takes .* divisible by 16, the input is 101 x 96 .* write `pad: \{to: \[112, 96\]\}`"
+    model = build(network(*EVERY["stage 3"]), 1, 1)
+    with pytest.raises(RecipeError, match=message):
+        model.heads(images(1, 101, 96, 1))
+    build(network(*EVERY["attention"]), 1, 1).check_size(101, 96)
