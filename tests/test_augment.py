@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagepipe.augment import TGS_BES, TGS_PHALANX, Augmentation, CropAndStretch, HorizontalShear
+from stagepipe.augment import NAMED, TGS_5TH, TGS_BES, TGS_PHALANX, Augmentation, CropAndStretch, HorizontalShear
 from stagepipe.errors import RecipeError
-from stagepipe.recipe.model import Transform
+from stagepipe.recipe.model import AUGMENTATIONS, Transform
 from stagepipe.seeding import key
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (101, 101, 1), dtype=np.uint8)
+GRAYS = np.array([[[0], [100], [255]]], np.uint8)
 MASK = (cv2.GaussianBlur(RNG.random((101, 101)), (0, 0), 5) > 0.5).astype(np.uint8)
 IMAGE.flags.writeable = MASK.flags.writeable = False
 
@@ -29,10 +30,15 @@ def digest(augmentation: Augmentation, index: int) -> bytes:
 
 
 NOISE = [one("OneOf", [one("GaussNoise", p=1), one("ElasticTransform", p=1), one("CoarseDropout", p=1)], p=0.9)]
-SPECS = ["none", "tgs_bes", "tgs_phalanx", NOISE]
+LISTS = ["tgs_bes", "tgs_phalanx", "tgs_5th"]
+SPECS = ["none", *LISTS, NOISE]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=["none", "tgs_bes", "tgs_phalanx", "noise"])
+def test_every_list_of_a_recipe_is_there():
+    assert set(NAMED) == set(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=["none", *LISTS, "noise"])
 def test_same_key_same_bits_in_any_order_and_process(spec):
     augmentation = Augmentation(spec)
     first = [digest(augmentation, index) for index in range(12)]
@@ -42,7 +48,7 @@ def test_same_key_same_bits_in_any_order_and_process(spec):
         assert pool.starmap(digest, [(augmentation, index) for index in range(12)], chunksize=1) == first
 
 
-@pytest.mark.parametrize("spec", SPECS[1:3])
+@pytest.mark.parametrize("spec", LISTS)
 def test_different_keys_differ(spec):
     augmentation = Augmentation(spec)
     assert len({digest(augmentation, index) for index in range(60)}) > 40  # phalanx leaves one in eight alone
@@ -50,7 +56,7 @@ def test_different_keys_differ(spec):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(SPECS[1:3]),
+    st.sampled_from(LISTS),
     st.integers(20, 70),
     st.integers(20, 70),
     st.sampled_from([1, 3]),
@@ -180,6 +186,41 @@ def test_phalanx_turns_clockwise_up_to_15_degrees():
         angles.append(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))  # y points down: clockwise is positive
     assert 0 <= min(angles) < 1
     assert 14 < max(angles) <= 15
+
+
+def test_5th_place_reaches_each_branch_with_its_odds():
+    augmentation = Augmentation("tgs_5th")
+    flip, *blocks = augmentation._compose.transforms
+    branches = [flip, *(transform for block in blocks for transform in block.transforms)]
+    count, reached = 3000, np.zeros(len(branches))
+    for index in range(count):
+        for transform in branches:
+            transform.params = {}
+        augmentation.apply(IMAGE, MASK, key("branches", index))
+        reached += [bool(transform.params) for transform in branches]
+    assert reached / count == pytest.approx([1 / 2] + 4 * [1 / 8] + 3 * [1 / 6], abs=0.025)
+
+
+def test_5th_place_grid_moves_image_and_mask_together_in_cells_of_ten_pixels():
+    augmentation = only(TGS_5TH, 1, 3)
+    image = MASK[..., None] * 255
+    widths = []
+    for index in range(200):
+        bent, mask = augmentation.apply(image, MASK, index)
+        assert ((bent[..., 0] > 127) == mask).mean() > 0.97  # bilinear against nearest pixel
+        columns = augmentation._compose.transforms[0].params["map_x"][0]
+        widths += list(np.diff(columns[:101:10]) / 10)  # from the first pixel of a cell to that of the next
+    assert (min(widths), max(widths)) == pytest.approx((1 - 0.0866, 1 + 0.0866), abs=0.003)
+    # a limit drawn from 0 to 0.15 gives cells of this spread
+    assert np.std(widths) == pytest.approx(0.05, abs=0.003)
+
+
+def test_5th_place_gamma_keeps_black_and_white():
+    augmentation = only(TGS_5TH, 2, 2)
+    found = np.array([augmentation.apply(GRAYS, GRAYS[..., 0] // 255, index)[0][0, :, 0] for index in range(300)])
+    assert (found[:, [0, 2]] == [0, 255]).all()
+    exponents = np.log((found[:, 1] + 0.5) / 255) / np.log(100 / 255)
+    assert (exponents.min(), exponents.max()) == pytest.approx((0.92, 1.08), abs=0.01)
 
 
 def test_class_masks_get_no_new_classes():

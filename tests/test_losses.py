@@ -69,12 +69,15 @@ def test_lovasz_hinge_equals_smp_on_hard_masks(size):
     assert_same(losses.lovasz_hinge, theirs, logits, target)
 
 
-@pytest.mark.parametrize(
-    ("loss", "shape"), [(losses.lovasz_hinge, F.relu), (losses.lovasz_hinge_elu, lambda error: F.elu(error) + 1)]
-)
+HINGES = [(losses.lovasz_hinge, F.relu), (losses.lovasz_hinge_elu, lambda error: F.elu(error) + 1)]
+
+
+@pytest.mark.parametrize(("loss", "shape"), HINGES)
 @pytest.mark.parametrize("soft", [False, True])
-def test_lovasz_hinge_equals_a_loop_on_soft_masks(loss, shape, soft):
+@pytest.mark.parametrize("empty", [[], [1], [0, 1, 2]])
+def test_lovasz_hinge_equals_a_loop_in_values_and_gradients(loss, shape, soft, empty):
     logits, target = batch(soft=soft, dtype=torch.float64)
+    target[empty] = 0
     assert_same(loss, lambda x, y: lovasz_hinge_slowly(x, y, shape), logits, target)
 
 
@@ -86,10 +89,35 @@ def test_lovasz_hinge_hand_worked():
     assert losses.lovasz_hinge_elu(logits, target).item() == pytest.approx(0.5 * 3 + 0.5 * 1.5)
 
 
-def test_lovasz_hinge_of_an_empty_mask_has_one_pixel_of_gradient():
+@pytest.mark.parametrize(("loss", "shape"), HINGES)
+def test_lovasz_hinge_of_an_empty_mask_has_one_pixel_of_gradient(loss, shape):
     logits, target = batch(size=(1, 9, 7))
-    _, gradient = value_and_gradient(losses.lovasz_hinge, logits, torch.zeros_like(target))
+    value, gradient = value_and_gradient(loss, logits, torch.zeros_like(target))
+    assert value.item() == pytest.approx(shape(1 + logits.max()).item())
     assert gradient.flatten().nonzero().flatten().tolist() == [logits.flatten().argmax().item()]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("empty", [[], [1], [0, 2], [0, 1, 2]])
+def test_lovasz_hinge_nonempty_is_a_sum_over_the_others_by_the_full_batch(soft, empty):
+    logits, target = batch(soft=soft, dtype=torch.float64)
+    target[empty] = 0
+    others = [index for index in range(3) if index not in empty]
+
+    def slowly(x, y):
+        return sum((lovasz_hinge_slowly(x[[i]], y[[i]], F.relu) for i in others), 0 * x.sum()) / 3
+
+    assert_same(losses.lovasz_hinge_nonempty, slowly, logits, target)
+    _, gradient = value_and_gradient(losses.lovasz_hinge_nonempty, logits, target)
+    assert (gradient[empty] == 0).all()
+
+
+def test_lovasz_hinge_nonempty_hand_worked():
+    # the first image is that of `test_lovasz_hinge_hand_worked`, 1.25; the second, empty, would cost relu(1 + 3) = 4
+    logits = torch.tensor([[[[1.0, 0.5, -2.0]]], [[[3.0, 0.0, 0.0]]]])
+    target = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]])
+    assert losses.lovasz_hinge_nonempty(logits, target).item() == pytest.approx(1.25 / 2)
+    assert losses.lovasz_hinge(logits, target).item() == pytest.approx((1.25 + 4) / 2)
 
 
 def test_lovasz_weights_keep_their_digits_in_a_large_image():
@@ -160,6 +188,73 @@ def test_focal_hand_worked():
         assert losses.focal(logits, torch.full((1, 1, 1), target)).item() == pytest.approx(half)
     several = losses.focal(torch.zeros(1, 4, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
     assert several.item() == pytest.approx(0.75**2 * math.log(4))
+
+
+def focal_slowly(logits, target, ignore_index, gamma, hardest):
+    """A pixel at a time: those that count, sorted by their loss, and the mean of the first of them."""
+    each = []
+    for image, mask in zip(logits, target, strict=True):
+        for row, column in [(row, column) for row in range(mask.shape[0]) for column in range(mask.shape[1])]:
+            pixel, truth = image[:, row, column], mask[row, column].item()
+            if len(pixel) == 1:
+                p = truth * pixel[0].sigmoid() + (1 - truth) * (1 - pixel[0].sigmoid())
+            elif truth != ignore_index:
+                p = pixel.softmax(0)[int(truth)]
+            else:
+                continue
+            each.append(-((1 - p) ** gamma) * p.log())
+    count = max(1, round(hardest * target.numel()))
+    return torch.stack(sorted(each, key=lambda loss: -loss.item())[:count]).mean()
+
+
+@pytest.mark.parametrize("hardest", [1e-6, 0.25, 0.9, 1.0])  # at 0.9 more than count where some are ignored
+@pytest.mark.parametrize(("classes", "soft", "ignored"), [(1, False, False), (1, True, False), (3, False, True)])
+def test_focal_of_the_hardest_equals_a_loop(hardest, classes, soft, ignored):
+    logits, target = batch(classes, soft=soft, dtype=torch.float64, ignored=ignored)
+    assert_same(
+        lambda x, y: losses.focal(x, y, IGNORE, gamma=0.5, hardest=hardest),
+        lambda x, y: focal_slowly(x, y, IGNORE, 0.5, hardest),
+        logits,
+        target,
+    )
+
+
+def test_focal_of_the_hardest_hand_worked():
+    # p of the truth 1/2, 1/4, 4/5, 9/10; the two hardest of four
+    logits = torch.tensor([[[[1.0, 1 / 3], [4.0, 9.0]]]]).log().requires_grad_()
+    value, gradient = value_and_gradient(
+        lambda x, y: losses.focal(x, y, gamma=0.0, hardest=0.5), logits, torch.ones(1, 2, 2)
+    )
+    assert value.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert gradient.flatten().tolist() == pytest.approx([-1 / 4, -3 / 8, 0, 0])
+
+
+def test_focal_of_the_hardest_of_all_pixels_is_the_plain_one():
+    logits, target = batch(4, ignored=True)
+    plain, hardest = (losses.focal(logits, target, IGNORE, **arguments) for arguments in ({}, {"hardest": 1.0}))
+    assert torch.equal(plain, hardest)
+    torch.testing.assert_close(losses.focal(logits, target, IGNORE, hardest=1 - 1e-9), plain)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_focal_of_the_hardest_has_the_gradient_of_its_value(classes):
+    logits, target = batch(classes, soft=True, dtype=torch.float64, size=(2, 3, 4), ignored=True)
+    assert torch.autograd.gradcheck(lambda x: losses.focal(x, target, IGNORE, gamma=0.5, hardest=0.25), (logits,))
+
+
+@pytest.mark.parametrize("hardest", [0.25, 0.99])
+def test_focal_of_the_hardest_leaves_ignored_pixels_out(hardest):
+    logits, target = batch(3, ignored=True)
+    logits = torch.where((target == IGNORE).unsqueeze(1), 50 * logits, logits).detach().requires_grad_()
+    _, gradient = value_and_gradient(lambda x, y: losses.focal(x, y, IGNORE, hardest=hardest), logits, target)
+    assert (gradient.permute(0, 2, 3, 1)[target == IGNORE] == 0).all()
+    assert losses.focal(logits, torch.full_like(target, IGNORE), IGNORE, hardest=hardest).item() == 0
+
+
+@pytest.mark.parametrize("hardest", [0, -0.1, 1.5])
+def test_a_share_of_the_hardest_outside_its_range_is_refused(hardest):
+    with pytest.raises(RecipeError, match=f"hardest of focal is {hardest}; write a share of the pixels above 0"):
+        losses.focal(*batch(), hardest=hardest)
 
 
 def test_focal_without_gamma_is_cross_entropy():
@@ -242,7 +337,7 @@ def test_total_is_the_weighted_sum():
 
 def test_wrong_terms_are_refused():
     logits, target = batch()
-    with pytest.raises(RecipeError, match="focal has no argument gama; its arguments are: gamma"):
+    with pytest.raises(RecipeError, match="focal has no argument gama; its arguments are: gamma, hardest"):
         losses.total_loss({"focal": LossTerm(arguments={"gama": 2})}, logits, target)
     with pytest.raises(RecipeError, match="bce has no argument smooth; its arguments are: none"):
         losses.total_loss({"bce": LossTerm(arguments={"smooth": 1})}, logits, target)

@@ -123,34 +123,57 @@ TGS_BES = [
     ),
 ]  # fmt: skip
 
+_CROP = Transform(name="CropAndStretch", arguments={"limit": 0.2, "p": 1})
+_SHEAR = Transform(name="HorizontalShear", arguments={"limit": 0.07, "p": 1})
+_CLOCKWISE = Transform(name="Rotate", arguments={"limit": [-15, 0], "border_mode": "BORDER_REFLECT_101", "p": 1})
+_BRIGHTNESS = Transform(
+    name="RandomBrightnessContrast",
+    arguments={"brightness_limit": 0.1, "contrast_limit": 0, "brightness_by_max": True, "p": 1},
+)
+
+
+def _one_of(*transforms: Transform) -> Transform:
+    """One of them, each as likely, on half of the samples."""
+    return Transform(name="OneOf", arguments={"p": 0.5}, transforms=list(transforms))
+
+
 # TGS salt 2018, 1st place, phalanx (ResNet34). Rotation is clockwise only, as published (a flip precedes it), here
 # about the centre of the pixels, there half a pixel beside it; gray values are whole numbers here and were floats
 # there.
-TGS_PHALANX = [
-    _FLIP,
-    Transform(
-        name="OneOf",
-        arguments={"p": 0.5},
-        transforms=[
-            Transform(name="CropAndStretch", arguments={"limit": 0.2, "p": 1}),
-            Transform(name="HorizontalShear", arguments={"limit": 0.07, "p": 1}),
-            Transform(name="Rotate", arguments={"limit": [-15, 0], "border_mode": "BORDER_REFLECT_101", "p": 1}),
-        ],
-    ),
-    Transform(
-        name="OneOf",
-        arguments={"p": 0.5},
-        transforms=[
-            Transform(
-                name="RandomBrightnessContrast",
-                arguments={"brightness_limit": 0.1, "contrast_limit": 0, "brightness_by_max": True, "p": 1},
-            ),
-            _multiply(0.08, p=1),
-        ],
-    ),
-]
+TGS_PHALANX = [_FLIP, _one_of(_CROP, _SHEAR, _CLOCKWISE), _one_of(_BRIGHTNESS, _multiply(0.08, p=1))]
 
-NAMED: dict[str, list[Transform]] = {"none": [], "tgs_bes": TGS_BES, "tgs_phalanx": TGS_PHALANX}
+# TGS salt 2018, 5th place. Different from the published list are
+# * the grid: there cells of 10 pixels and a limit drawn for each image from 0 to 0.15; here 10 cells to an edge, so 10
+#   pixels in a tile of 101, and one limit, 0.15 / sqrt(3), by which cells vary as much in the mean square. (In images
+#   below 90 pixels whose edge isn't near a multiple of 10, the last columns or rows repeat the first.)
+# * gray values: whole numbers here, floats there. Brightness adds up to a tenth of white; the factor and the exponent
+#   of the gamma are drawn from 0.92 to 1.08.
+# Rotation is clockwise as in the list above; published is only that it has one direction.
+TGS_5TH = [
+    _FLIP,
+    _one_of(
+        _CROP,
+        _SHEAR,
+        _CLOCKWISE,
+        Transform(
+            name="GridDistortion",
+            arguments={
+                "num_steps": 10, "distort_limit": 0.0866, "normalized": False,
+                "border_mode": "BORDER_REFLECT_101", "p": 1,
+            },
+        ),
+    ),
+    _one_of(
+        _BRIGHTNESS, _multiply(0.08, p=1), Transform(name="RandomGamma", arguments={"gamma_limit": [92, 108], "p": 1})
+    ),
+]  # fmt: skip
+
+NAMED: dict[str, list[Transform]] = {
+    "none": [],
+    "tgs_bes": TGS_BES,
+    "tgs_phalanx": TGS_PHALANX,
+    "tgs_5th": TGS_5TH,
+}
 
 _ABSTRACT = (BaseCompose, BasicTransform, DualTransform, ImageOnlyTransform, Transform3D, ReplayCompose)
 
