@@ -13,8 +13,8 @@ from stagepipe.rle import encode
 SIZE = 24
 
 
-def tgs(faults: str = "strict") -> Dataset:
-    return Dataset(format="tgs", root="raw", faults=faults)
+def tgs(faults: str = "strict", limit: int | None = None) -> Dataset:
+    return Dataset(format="tgs", root="raw", faults=faults, limit=limit)
 
 
 def street(**changes: object) -> Dataset:

@@ -43,6 +43,15 @@ def test_ingest_writes_what_the_files_hold(raw: Path, tmp_path: Path) -> None:
     assert outputs(tmp_path / "out") == ["faults.parquet", "pixels.bin", "samples.parquet"]
 
 
+def test_a_limit_keeps_the_first_of_each_split(raw: Path, tmp_path: Path) -> None:
+    save(raw / "test/images/u1.png", np.full((SIZE, SIZE, 3), 7, np.uint8))
+    save(raw / "train/images/t3.png", np.zeros((SIZE, SIZE + 1, 3), np.uint8))  # of no size for its mask, but not read
+    for limit, expected in ((1, ["u0", "t0"]), (3, ["u0", "u1", "t0", "t1", "t2"])):
+        out = tmp_path / str(limit)
+        assert run(tgs(limit=limit), raw, out) == IngestSummary(len(expected), 0)
+        assert read_table(out / "samples.parquet")["sample_id"].to_pylist() == expected
+
+
 def test_ingest_twice_gives_the_same_bytes_for_any_number_of_threads(raw: Path, tmp_path: Path) -> None:
     for threads in (1, 3):
         out = tmp_path / str(threads)

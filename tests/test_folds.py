@@ -144,14 +144,55 @@ def test_file_gives_the_folds_and_ids_stay_text(tmp_path):
 
 def test_all_faults_of_a_file_are_listed_at_once(tmp_path):
     path = tmp_path / "folds.csv"
-    path.write_text("id,fold\nt0000,0\nt0001,1.0\nt0001,1\nt0002,5\nt0003,\nalien,1\ndropped,1\n")
+    path.write_text("id,fold\nt0000,0\nt0001,1.0\nt0001,1\nt0002,5\nt0003,\n")
     with pytest.raises(DataError) as error:
-        folds.split(samples(6), Folds(count=5, file=str(path)), quarantined={"dropped"})
+        folds.split(samples(6), Folds(count=5, file=str(path)))
     message = str(error.value)
     assert "labelled samples without a row: t0004, t0005;" in message
-    assert "ids that are no labelled sample: alien;" in message
     assert "ids with several rows: t0001;" in message
     assert "folds that are no integer 0..4: t0001 (1.0), t0002 (5), t0003 ()" in message
+
+
+def test_a_file_may_cover_more_than_there_is_here(tmp_path, caplog):
+    path = tmp_path / "folds.csv"
+    path.write_text("id,fold\n" + "".join(f"t{i:04},{i % 2}\n" for i in range(4)) + "alien,1\ndropped,1\n")
+    with caplog.at_level("INFO"):
+        found = folds.split(samples(4), Folds(count=2, file=str(path)), quarantined={"dropped"})
+    assert fold_of(found) == {"t0000": 0, "t0001": 1, "t0002": 0, "t0003": 1}
+    assert "folds.csv: 1 ids are no labelled sample here: alien" in caplog.text
+
+
+def test_dealing_out_counts_test_samples_too_and_breaks_ties_by_id():
+    table = pa.table(
+        {
+            "sample_id": ["e", "d", "c", "b", "a", "f"],
+            "split": ["train", "test", "train", "train", "train", "test"],
+            "depth": [10, 20, 30, 30, 50, 60],
+        }
+    )
+    # by depth: e d b c a f -> folds 0 1 0 1 0 1
+    assert fold_of(folds.split(table, Folds(count=2, deal="depth"))) == {"a": 0, "b": 0, "c": 1, "e": 0}
+    with pytest.raises(RecipeError, match=r"folds\.deal: the samples table has no column 'z'"):
+        folds.split(table, Folds(count=2, deal="z"))
+    gaps = table.set_column(2, "depth", pa.array([10, None, 30, 30, 50, 60]))
+    with pytest.raises(RecipeError, match=r"folds\.deal: column 'depth' lacks 1 values"):
+        folds.split(gaps, Folds(count=2, deal="depth"))
+
+
+def test_dealing_out_by_depth_comes_near_the_published_sizes(real_data):
+    folder = real_data / "tgs"
+    rows = [line.split(",") for line in (folder / "depths.csv").read_text().split()[1:]]
+    labelled = {path.stem for path in (folder / "train" / "images").iterdir()}
+    table = pa.table(
+        {
+            "sample_id": [sample_id for sample_id, _ in rows],
+            "split": ["train" if sample_id in labelled else "test" for sample_id, _ in rows],
+            "depth": [int(depth) for _, depth in rows],
+        }
+    )
+    sizes = Counter(folds.split(table, Folds(count=5, deal="depth"))["fold"].to_pylist())
+    assert sum(sizes.values()) == len(labelled)
+    assert max(sizes.values()) - min(sizes.values()) < 0.05 * len(labelled)
 
 
 def test_a_file_that_leaves_a_fold_empty_is_refused(tmp_path):

@@ -155,6 +155,22 @@ def test_tables_hold_their_samples_in_order_with_rounded_values(data, weights, t
     assert np.abs(np.stack(list(maps.values())) - 255 * np.stack(exact)).max() <= 0.5 + 1e-3
 
 
+def test_black_images_are_empty_where_the_run_says_so(data, weights, tmp_path):
+    rows = data.table.to_pylist()
+    black = {row["sample_id"] for row in rows[::3]}
+    changed = tiny.Data(tmp_path / "samples.parquet", data.pixels, data.folds)
+    table = pa.Table.from_pylist([row | {"black": row["sample_id"] in black} for row in rows], data.table.schema)
+    write_table(changed.samples, table)
+    found = {}
+    for name, kept in (("plain", False), ("emptied", True)):
+        (tmp_path / name).mkdir()
+        of = part([], MEMBERS[:1]).model_copy(update={"black_is_empty": kept})
+        found[name] = dict(itertools.chain(*predicted(tmp_path / name, changed, weights, of).values()))
+    assert black & set(found["plain"]) and all(found["plain"][name].any() for name in found["plain"])
+    for name, maps in found["emptied"].items():
+        assert np.array_equal(maps, np.zeros_like(maps) if name in black else found["plain"][name])
+
+
 def test_every_sample_is_out_of_fold_once_but_those_that_always_train(data, weights, tmp_path):
     split = read_table(data.folds).to_pylist()
     split[0] |= {"always_train": True}

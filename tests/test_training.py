@@ -11,12 +11,12 @@ import pytest
 import tiny
 import torch
 
-from stagepipe import metrics, schedules, training
+from stagepipe import losses, metrics, schedules, training
 from stagepipe.artefacts import load_weights
-from stagepipe.errors import TrainingError
+from stagepipe.errors import RecipeError, TrainingError
 from stagepipe.networks import Geometry, SegmentationNetwork
 from stagepipe.networks.inputs import InputChannels
-from stagepipe.recipe.model import Normalise
+from stagepipe.recipe.model import Network, Normalise, Pad
 from stagepipe.training import Trainer, TrainInputs
 from stagepipe.training_state import TrainingState
 
@@ -294,3 +294,51 @@ def test_it_learns(tmp_path):
     scores = [row["score"] for row in done.history]
     assert max(scores) > sum(empty) / len(empty) + 0.05  # all masks empty: one for every empty image
     assert done.history[-1]["loss"] < 0.7 * done.history[0]["loss"]
+
+
+# ---------------------------------------------------------------------------------------------------- deep supervision
+
+DEEP = {"nonempty": "lovasz_hinge_nonempty", "empty": {"bce": 0.5}}
+
+
+def deep_network(**arguments) -> Network:
+    narrow = {"decoder_channels": 4, "centre_channels": 8, "pyramid_channels": 8, "head_channels": 4}
+    return Network.model_validate(
+        {
+            "architecture": "salt_hypercolumn", "encoder": "resnet18", "resize": 48, "pad": {"to": 64, "mode": "edge"},
+            "mask": "hard", "channels": ["image", "row_ramp", "product"], "arguments": narrow | arguments,
+        }
+    )  # fmt: skip
+
+
+def test_losses_of_all_heads_add_up_and_emptiness_is_asked_of_the_mask_as_augmented(data, tmp_path):
+    part = tiny.part(network=deep_network(deep_supervision=True), deep_supervision=DEEP, loss="lovasz_hinge")
+    trainer = tiny.trainer(tmp_path, data, part)
+    torch.manual_seed(0)
+    masks = torch.zeros(3, 32, 32)
+    masks[0, 8:20, 3:30] = 1
+    masks[2, 31, 31] = 1  # a resize to 48 keeps less than half of it: not empty all the same
+    heads = {name: torch.randn(3, 1, 64, 64) for name in ("logits", "nonempty")} | {"empty": torch.randn(3, 1, 1, 1)}
+    target = Geometry((48, 48), Pad(to=(64, 64), mode="edge"), hard_mask=True).mask(masks)
+    assert set(target.unique().tolist()) == {0, 1}
+    bce = -torch.nn.functional.logsigmoid(torch.tensor([-1.0, 1.0, -1.0]) * heads["empty"].ravel()).mean()
+    expected = losses.lovasz_hinge(heads["logits"], target)
+    expected = expected + losses.lovasz_hinge_nonempty(heads["nonempty"], target) + 0.5 * bce
+    torch.testing.assert_close(trainer._loss(heads, masks), expected)
+
+
+def test_a_network_trains_by_all_its_heads_and_predicts_with_one(data, tmp_path):
+    part = tiny.part(network=deep_network(deep_supervision=True), deep_supervision=DEEP, loss="lovasz_hinge")
+    done = tiny.train(tmp_path / "deep", data, part)
+    before = snapshot(tiny.trainer(tmp_path / "fresh", data, part).network)
+    after = load_weights(done.weights, "0")
+    assert after.keys() == before.keys()
+    heads = [name for name in after if name.startswith("head.")]
+    assert {name.split(".")[1] for name in heads} >= {"logits", "nonempty", "empty"}
+    assert not [name for name in heads if torch.equal(after[name], before[name])]
+
+
+def test_a_head_that_the_network_lacks_is_named(data, tmp_path):
+    part = tiny.part(network=deep_network(), deep_supervision=DEEP)
+    with pytest.raises(RecipeError, match=r"deep_supervision\.empty: SaltHypercolumn has no such head as it is made"):
+        tiny.trainer(tmp_path, data, part)

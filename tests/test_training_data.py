@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from stagepipe.artefacts import write_table
 from stagepipe.augment import Augmentation
-from stagepipe.data.training import EpochOrders, Item, Selection, TrainingSamples, batches, collate, epoch_order, select
+from stagepipe.data.training import (
+    EpochOrders,
+    Item,
+    Selection,
+    TrainingSamples,
+    batches,
+    collate,
+    epoch_order,
+    foreground_pixels,
+    select,
+)
 from stagepipe.errors import DataError, TrainingError
 from stagepipe.recipe.model import Sampler, Transform
 from stagepipe.tables import FOLDS, PSEUDOLABELS
@@ -45,7 +55,9 @@ def selected(tmp_path):
         {
             "sample_id": ids,
             "black": [LABELS[name][2] if name in LABELS else name in BLACK_TESTS for name in ids],
-            "empty": [LABELS[name][1] if name in LABELS else None for name in ids],
+            "coverage": [[0.0 if LABELS[name][1] else 0.5] if name in LABELS else None for name in ids],
+            "height": [2] * len(ids),
+            "width": [2] * len(ids),
         }
     )
     folds = [(name, -1 if fold is None else fold, fold is None) for name, (fold, _, _) in LABELS.items()]
@@ -85,11 +97,17 @@ def selected(tmp_path):
         ("0", {"data": "both", "exclude_black": True}, ("cdf", "uw", "a")),
         ("0", {"exclude_empty": True}, ("cf", "", "ab")),
         ("1", {"data": "both", "exclude_empty": True}, ("af", "u", "cd")),
+        ("1", {"data": "both", "minimum_foreground": 2}, ("af", "u", "c")),  # labels have 2 pixels, pseudolabels 3
         ("shared", {"data": "pseudolabels", "folds": "shared"}, ("", "uvwx", "ab")),
     ],
 )
 def test_selection(fold, phase, expected, selected):
     assert selected(fold, **phase) == expected
+
+
+def test_foreground_is_what_is_not_background():
+    table = pa.table({"coverage": [[0.25], [0.5, 0.125, 0.375], None], "height": [4, 8, 3], "width": [2, 4, 3]})
+    assert foreground_pixels(table).tolist() == [2, 16, 0]
 
 
 def test_samples_that_always_train_never_validate(selected):
@@ -100,7 +118,7 @@ def test_pseudolabels_keep_their_masks(tmp_path):
     data = tiny.survey(tmp_path, train=4, test=3)
     data = tiny.pseudolabelled(data, tmp_path / "p.parquet", [[0], [0, 1], [1]])
     found = select(tiny.part("1", data="both"), data.table, data.folds, data.pseudolabels)
-    assert [item.empty for item in found.training if item.runs] == [False, False]
+    assert [item.foreground for item in found.training if item.runs] == [64, 128]
     samples = TrainingSamples(found.training, data.store, NO_AUGMENTATION, KEY)
     _, mask = samples[(0, 0, len(found.training) - 2)]
     assert (mask[:8, :8] == 1).all() and mask.sum() == 64
@@ -160,6 +178,14 @@ def test_an_order_depends_on_its_key_alone(sampler):
     assert all(len(batch) == 8 for batch in forward[0]) and len(forward[0]) == 5
 
 
+@pytest.mark.parametrize(("count", "batch", "steps"), [(3127, 24, 260), (3127, 28, 222), (15493, 28, 1106)])
+def test_replacement_makes_the_published_number_of_batches(count, batch, steps):
+    # TGS salt 2018, 1st place: 2 floor(N / batch) batches of one of its epochs.
+    sampler = Sampler.model_validate({"replacement": {"passes": 2}})
+    orders = EpochOrders(sampler, np.zeros(count, bool), batch, KEY)
+    assert [len(batch_) for batch_ in orders.batches(0)] == [batch] * steps
+
+
 def test_what_is_left_over_is_dropped_but_few_items_make_a_batch():
     orders = EpochOrders(Sampler(shuffle={}), np.zeros(11, bool), 4, KEY)
     assert [len(batch) for batch in orders.batches(0)] == [4, 4]
@@ -176,7 +202,7 @@ def data(tmp_path_factory):
 
 
 def samples_of(data, augment="tgs_phalanx") -> tuple[TrainingSamples, EpochOrders]:
-    items = [Item(row, None, False) for row, split in enumerate(data.table["split"].to_pylist()) if split == "train"]
+    items = [Item(row, None, 1) for row, split in enumerate(data.table["split"].to_pylist()) if split == "train"]
     orders = EpochOrders(Sampler(replacement={}), np.zeros(len(items), bool), 5, KEY)
     return TrainingSamples(items, data.store, Augmentation(augment), KEY), orders
 

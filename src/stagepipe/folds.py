@@ -1,5 +1,6 @@
 """Cross-validation folds of the labelled samples."""
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stagepipe.recipe.model import Folds
 from stagepipe.seeding import generator, key
 from stagepipe.tables import FOLDS
 
+LOG = logging.getLogger(__name__)
 Codes = NDArray[np.int64]
 
 
@@ -23,7 +25,8 @@ def split(samples: pa.Table, folds: Folds, quarantined: Collection[str] = ()) ->
 
     Returns a table of schema FOLDS sorted by sample_id, the same for any order of the rows. Stratification columns come
     in order of importance: where their combination has fewer samples than folds, the last columns are let go. A sample
-    without a group value is a group of its own. `quarantined` ids may stand in a folds file without being samples.
+    without a group value is a group of its own. A folds file may hold more ids than there are samples: published ones
+    cover a whole data set; those that aren't `quarantined` are logged.
     RecipeError names an option that doesn't fit the samples table; DataError lists all faults of a folds file.
     """
     train = samples.filter(pa.compute.equal(samples["split"], "train")).sort_by("sample_id")
@@ -33,6 +36,8 @@ def split(samples: pa.Table, folds: Folds, quarantined: Collection[str] = ()) ->
     free = np.flatnonzero(~always)
     if folds.file:
         number[free] = _from_file(folds, ids, free, set(quarantined))
+    elif folds.deal:
+        number[free] = _dealt(samples, folds, folds.deal)[ids[free]]
     else:
         number[free] = _by_rule(train.take(free), folds)
     empty = sorted(set(range(folds.count)) - set(number.tolist()))
@@ -60,6 +65,15 @@ def _always_train(train: pa.Table, folds: Folds) -> NDArray[np.bool_]:
             f"folds.always_train: column {folds.always_train!r} holds {column.type}; write a column of true and false"
         )
     return np.array([value is True for value in column.to_pylist()], bool)
+
+
+def _dealt(samples: pa.Table, folds: Folds, name: str) -> "pd.Series[int]":
+    """Fold of every sample by id: its rank by the column (equal values by id), modulo the number of folds."""
+    values = _column(samples, "folds.deal", name)
+    if values.null_count:
+        raise RecipeError(f"folds.deal: column {name!r} lacks {values.null_count} values; write a column without gaps")
+    ranked = samples.sort_by([(name, "ascending"), ("sample_id", "ascending")])["sample_id"].to_pylist()
+    return pd.Series(np.arange(len(ranked)) % folds.count, index=ranked)
 
 
 def _by_rule(train: pa.Table, folds: Folds) -> Codes:
@@ -143,9 +157,10 @@ def _from_file(folds: Folds, ids: NDArray[np.object_], free: Codes, quarantined:
     known = dict(zip(listed_ids, numbers, strict=True))
     allowed = {str(number) for number in range(folds.count)}
     wrong = [f"{name} ({number})" for name, number in zip(listed_ids, numbers, strict=True) if number not in allowed]
+    if others := sorted(set(known) - set(ids) - quarantined):
+        LOG.info("%s: %d ids are no labelled sample here: %s", folds.file, len(others), listed(others))
     faults = {
         "labelled samples without a row": [name for name in ids[free] if name not in known],
-        "ids that are no labelled sample": sorted(set(known) - set(ids) - quarantined),
         "ids with several rows": repeated(listed_ids),
         f"folds that are no integer 0..{folds.count - 1}": wrong,
     }

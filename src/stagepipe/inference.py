@@ -111,7 +111,8 @@ def predict(
     """Write the `out_of_fold` and `test` tables of one run and fold.
 
     `weights` maps the phases that have members to their files, `outputs` the two splits to the tables to write. The
-    out-of-fold table holds the samples whose fold this is, which no member has seen the label of. TrainingError if a
+    out-of-fold table holds the samples whose fold this is, which no member has seen the label of. Black images are all
+    0 where the run says so. TrainingError if a
     network gives values that are no numbers.
     """
     table = read_table(samples)
@@ -124,6 +125,7 @@ def predict(
         if fold == int(part.fold) and not always
     }
     ids = table["sample_id"].to_pylist()
+    black = table["black"].to_pylist() if part.black_is_empty else [False] * len(ids)
     rows = {
         "out_of_fold": [row for row, sample_id in enumerate(ids) if sample_id in held_out],
         "test": [row for row, name in enumerate(table["split"].to_pylist()) if name == "test"],
@@ -132,7 +134,7 @@ def predict(
         label = f"{part.stage}/{part.run} fold {part.fold} {name}"
         with ProbabilityWriter(path, provenance) as writer:
             for row, quantised in _quantised(ensemble, store, rows[name], label):
-                writer.add_quantised(ids[row], quantised)
+                writer.add_quantised(ids[row], np.zeros_like(quantised) if black[row] else quantised)
         LOG.info("%s: %d images, %d members, %d views", label, len(rows[name]), len(part.members), len(views(part.tta)))
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.errors import DataError, RecipeError, StagepipeError
-from stagepipe.recipe.model import Folds, Phase, Recipe, WeightsFile
+from stagepipe.recipe.model import Folds, Jigsaw, Phase, Recipe, WeightsFile
+from stagepipe.recipe.parts import jigsaw
 
 if TYPE_CHECKING:
     from stagepipe.data.raw import RawSample
@@ -46,6 +47,8 @@ def examine(recipe: Recipe) -> Examined:
     """Verify every raw file, the files that a recipe names, and that its networks, losses and augmentations work."""
     found = Examined()
     sizes = _examine_data(recipe, found)
+    with found.noting("submission.postprocess"):
+        _examine_mosaics(jigsaw(recipe))
     _examine_networks(recipe, sizes, found)
     for where, _, phase in _phases(recipe):
         _examine_phase(recipe, phase, where, found)
@@ -91,7 +94,12 @@ def _examine_folds(rule: Folds, samples: list[RawSample], faulty: set[str]) -> N
 
     columns = {name for sample in samples for name in sample.metadata}
     known = sorted({*SAMPLES.names, *columns})
-    for option, names in (("stratify", rule.stratify), ("group", [rule.group]), ("always_train", [rule.always_train])):
+    for option, names in (
+        ("stratify", rule.stratify),
+        ("group", [rule.group]),
+        ("deal", [rule.deal]),
+        ("always_train", [rule.always_train]),
+    ):
         for name in names:
             if name is not None and name not in known:
                 raise RecipeError(
@@ -123,6 +131,14 @@ def _examine_rows(rows: str | None, samples: list[RawSample]) -> None:
     lines = [f"submission.rows: {rows}: {fault}: {listed(names)}" for fault, names in faults.items() if names]
     if lines:
         raise DataError("\n".join(lines))
+
+
+def _examine_mosaics(step: Jigsaw | None) -> None:
+    """DataError for a file of mosaics that can't be read."""
+    from stagepipe.postprocess.jigsaw import layouts
+
+    if step and step.file:
+        layouts.read(Path(step.file))
 
 
 def _image_sizes(samples: list[RawSample]) -> set[Size]:
@@ -181,6 +197,10 @@ def _examine_network(recipe: Recipe, name: str, uses: dict[Geometry, str], sizes
         with found.noting(where):
             for size in sorted(sizes):
                 built.check_size(*size)
+    for where, user, phase in _phases(recipe) if built else ():
+        if user == name:
+            with found.noting(where):
+                built.check_heads(phase.deep_supervision)
 
 
 def _examine_phase(recipe: Recipe, phase: Phase, where: str, found: Examined) -> None:
@@ -195,5 +215,6 @@ def _examine_phase(recipe: Recipe, phase: Phase, where: str, found: Examined) ->
     logits = torch.zeros(1, outputs, 8, 8)
     with found.noting(where):
         Augmentation(phase.augment)
-    with found.noting(where):
-        total_loss(phase.loss, logits, target, recipe.dataset.ignore_index)
+    for loss in (phase.loss, *phase.deep_supervision.values()):
+        with found.noting(where):
+            total_loss(loss, logits, target, recipe.dataset.ignore_index)

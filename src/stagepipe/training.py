@@ -102,12 +102,13 @@ class Trainer:
         selection = select(part, samples, inputs.folds, inputs.pseudolabels)
         self.validation = selection.validation
         self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
-        empty = torch.tensor([item.empty for item in selection.training]).numpy()
+        empty = np.array([item.foreground == 0 for item in selection.training])
         self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key)
         self.steps, self.images = len(self.orders.batches(0)), sum(map(len, self.orders.batches(0)))
         self.network = self._network(inputs.origin)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self.network) if machine.compile else self.network
+        self.network.check_heads(self.phase.deep_supervision)
+        self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = (
+            torch.compile(self.network.heads) if machine.compile else self.network.heads
         )
         self.optimizer = optimizers.build(self.phase, self.network)
         self.progress = Progress()
@@ -193,9 +194,8 @@ class Trainer:
         # Dropout is the only draw on the device; its seed is the batch's own.
         torch.manual_seed(seeding.key("step", *self.key, self.progress.epoch, step))
         with self.machine.autocast():
-            logits = self.forward(images)
-        target = self.network.geometry.mask(self._target(masks), self.part.ignore_index or 0)
-        loss = total_loss(phase.loss, logits, target, self.part.ignore_index)
+            heads = self.forward(images)
+        loss = self._loss(heads, self._target(masks))
         (loss / self._group_size(step)).backward()
         if self._ends_group(step):
             for group in self.optimizer.param_groups:
@@ -205,6 +205,15 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def _loss(self, heads: dict[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        """Sum of the losses of all heads; `empty` is asked of the mask before resize and padding."""
+        target = self.network.geometry.mask(masks, self.part.ignore_index or 0)
+        loss = total_loss(self.phase.loss, heads["logits"], target, self.part.ignore_index)
+        for name, terms in self.phase.deep_supervision.items():
+            wanted = (masks.amax(dim=(1, 2), keepdim=True) == 0).float() if name == "empty" else target
+            loss = loss + total_loss(terms, heads[name], wanted)
+        return loss
 
     def _rate(self, step: int) -> float:
         """Learning rate of a batch of the current epoch."""
@@ -246,7 +255,7 @@ class Trainer:
         for rows, images in same_size_batches(self.store, self.validation, lambda *_: self.phase.batch):
             masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
             with self.machine.autocast():
-                logits = self.forward(self.machine.to_device(torch.from_numpy(images)))
+                logits = self.forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
             maps = self.network.geometry.undo(probabilities(logits), *masks.shape[1:])
             target = self._target(self.machine.to_device(masks))
             counts.append(batch_counts(maps, target, 0.5, self.part.ignore_index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,4 +33,9 @@ def layout(dataset: Dataset, root: Path) -> Format:
 
 def scan(dataset: Dataset, root: Path) -> Scan:
     """List the samples of a dataset and the faults of its names and CSV files; no image is opened."""
-    return layout(dataset, root).scan(dataset, root)
+    found = layout(dataset, root).scan(dataset, root)
+    if dataset.limit is None:
+        return found
+    # Sorted by split and id, so each split's first ones.
+    splits = (list(samples) for _, samples in groupby(found.samples, key=lambda sample: sample.split))
+    return Scan([sample for samples in splits for sample in samples[: dataset.limit]], found.faults)
