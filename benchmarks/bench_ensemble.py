@@ -32,7 +32,7 @@ before = peak()
 if way == "plain":
     plain(tables)
 elif way == "ours":
-    ensemble.write(folder / "mean.parquet", [[table] for table in tables], [1.0] * len(tables))
+    ensemble.write(folder / "mean.parquet", ensemble.average([[table] for table in tables], [1.0] * len(tables)))
 print(json.dumps([before, peak()]))
 """
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stagepipe import ensemble, probabilities
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import ProbabilityWriter, iterate
+from stagepipe.recipe.averages import EnsemblePart
 
 
 def write(path, maps):
@@ -69,7 +70,7 @@ def test_out_of_fold_tables_are_merged_by_id(tmp_path):
 
 def test_written_table_reads_back(tmp_path):
     members = tables(tmp_path, {"a": [[[4]]], "b": [[[6]]]}, {"a": [[[8]]], "b": [[[6]]]})
-    ensemble.write(tmp_path / "mean.parquet", members, [1, 1])
+    ensemble.write(tmp_path / "mean.parquet", ensemble.average(members, [1, 1]))
     assert [(name, int(mean.item())) for name, mean in iterate(tmp_path / "mean.parquet")] == [("a", 6), ("b", 6)]
 
 
@@ -85,7 +86,7 @@ def test_written_table_reads_back(tmp_path):
 def test_members_of_different_samples_are_named(tmp_path, other, message):
     members = tables(tmp_path, {"a": [[[1]]], "b": [[[1]]]}, {name: [[[value]]] for name, value in other.items()})
     with pytest.raises(ArtefactError, match=message):
-        ensemble.write(tmp_path / "mean.parquet", members, [1, 1])
+        ensemble.write(tmp_path / "mean.parquet", ensemble.average(members, [1, 1]))
     assert not (tmp_path / "mean.parquet").exists()
 
 
@@ -99,6 +100,52 @@ def test_shapes_must_agree(tmp_path):
     members = tables(tmp_path, {"a": np.zeros((1, 2, 2))}, {"a": np.zeros((1, 2, 3))})
     with pytest.raises(ArtefactError, match=r"sample 'a' is \(1, 2, 3\)"):
         list(ensemble.average(members, [1, 1]))
+
+
+def test_geometric_mean_by_hand(tmp_path):
+    members = tables(tmp_path, {"a": [[[100, 0, 255, 0]]]}, {"a": [[[25, 255, 255, 0]]]})
+    # sqrt(100 * 25) = 50; a quarter step in place of 0: sqrt(0.25 * 255) = 7.98
+    ((_, mean),) = ensemble.average(members, [1, 1], mean="geometric")
+    assert mean.tolist() == [[[50, 8, 255, 0]]]
+    ((_, weighted),) = ensemble.average(members, [3, 1], mean="geometric")
+    assert weighted[0, 0, 0] == round(100**0.75 * 25**0.25)
+
+
+def part(split, *rescale, weights=None, mean="arithmetic"):
+    weights = weights or [1] * len(rescale)
+    runs = [{"weight": weight, "rescale": how} for weight, how in zip(weights, rescale, strict=True)]
+    return EnsemblePart(runs=runs, split=split, mean=mean)
+
+
+def test_a_run_is_stretched_by_the_range_of_its_average_over_folds(tmp_path):
+    folds = [{"a": [[[50, 60]]], "b": [[[70, 110]]]}, {"a": [[[70, 60]]], "b": [[[90, 150]]]}]
+    plain = [{"a": [[[0, 255]]], "b": [[[0, 255]]]}] * 2
+    paths = [table for member in tables(tmp_path, *folds, *plain) for table in member]
+    # averages over folds: a 60 60, b 80 130; stretched by 60..130: a 0 0, b 72.86 255
+    stretched = dict(ensemble.average_runs(paths[:2], part("test", "minmax")))
+    assert {name: mean.ravel().tolist() for name, mean in stretched.items()} == {"a": [0, 0], "b": [73, 255]}
+    blended = dict(ensemble.average_runs(paths, part("test", "minmax", "none")))
+    assert {name: mean.ravel().tolist() for name, mean in blended.items()} == {"a": [0, 128], "b": [36, 255]}
+    left = dict(ensemble.average_runs(paths[:2], part("test", "none")))
+    assert {name: mean.ravel().tolist() for name, mean in left.items()} == {"a": [60, 60], "b": [80, 130]}
+
+
+def test_out_of_fold_a_run_is_stretched_over_all_its_tables(tmp_path):
+    paths = [table for (table,) in tables(tmp_path, {"a": [[[50, 60]]]}, {"b": [[[70, 150]]]})]
+    found = dict(ensemble.average_runs(paths, part("out_of_fold", "minmax")))
+    assert {name: mean.ravel().tolist() for name, mean in found.items()} == {"a": [0, 26], "b": [51, 255]}
+
+
+def test_a_flat_run_is_not_stretched(tmp_path):
+    ((path,),) = tables(tmp_path, {"a": [[[9, 9]]]})
+    assert next(ensemble.average_runs([path], part("test", "minmax")))[1].tolist() == [[[9, 9]]]
+
+
+def test_folds_of_a_run_weigh_alike_and_runs_by_their_ratio(tmp_path):
+    maps = [{"a": [[[value]]]} for value in (0, 100, 200, 240)]
+    paths = [table for (table,) in tables(tmp_path, *maps)]
+    ((_, mean),) = ensemble.average_runs(paths, part("test", "none", "none", weights=[3, 1]))
+    assert mean.item() == round((3 * 50 + 220) / 4 + 1e-9)
 
 
 @pytest.mark.parametrize(

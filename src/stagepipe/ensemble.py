@@ -10,19 +10,30 @@ from numpy.typing import NDArray
 
 from stagepipe.artefacts import Provenance
 from stagepipe.errors import ArtefactError
-from stagepipe.probabilities import HAIR, ProbabilityWriter, iterate
+from stagepipe.probabilities import HAIR, STEPS, ProbabilityWriter, iterate
+from stagepipe.recipe.averages import EnsemblePart
 
 Map = NDArray[np.uint8]
 Row = tuple[str, Map, Path]
+Range = tuple[float, float]
+WHOLE: Range = (0.0, float(STEPS))
+QUARTER_STEP = 0.25
+"""What a quantised 0 stands for in a geometric mean, so that one member alone can't veto all others."""
 
 
-def average(members: Sequence[Sequence[Path]], weights: Sequence[float]) -> Iterator[tuple[str, Map]]:
+def average(
+    members: Sequence[Sequence[Path]],
+    weights: Sequence[float],
+    mean: str = "arithmetic",
+    ranges: Sequence[Range] | None = None,
+) -> Iterator[tuple[str, Map]]:
     """Yield (sample_id, weighted mean of the members' maps as uint8 [classes, height, width]), ids ascending.
 
     A member is one or several tables that together cover the samples (the out-of-fold tables of all folds). Weights are
-    ratios. The mean is rounded half up, the same for any order of the members. Each table holds one row group in
-    memory. ArtefactError names the table and the first id where members differ, or the sample whose maps differ in
-    shape; ValueError refuses weights that are no ratios.
+    ratios. `mean` is arithmetic or geometric. `ranges` says of each member which values (in steps of 1/255) become 0
+    and 255; none: its maps stay as they are. The mean is rounded half up, the same for any order of the members. Each
+    table holds one row group in memory. ArtefactError names the table and the first id where members differ, or the
+    sample whose maps differ in shape; ValueError refuses weights that are no ratios.
     """
     if len(members) != len(weights) or not members or not all(members):
         raise ValueError(
@@ -30,18 +41,35 @@ def average(members: Sequence[Sequence[Path]], weights: Sequence[float]) -> Iter
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"weights {list(weights)} are no ratios; write numbers >= 0, one of them above 0")
-    return _average(members, [weight / sum(weights) for weight in weights])
+    shares = [weight / sum(weights) for weight in weights]
+    means = _averages(members, shares, ranges or [WHOLE] * len(members), mean == "geometric")
+    # The hair makes halves round up although shares like 1/3 are inexact, whichever member comes first.
+    return ((name, np.floor(total.clip(0, STEPS) + (0.5 + HAIR)).astype(np.uint8)) for name, total in means)
 
 
-def _average(members: Sequence[Sequence[Path]], shares: Sequence[float]) -> Iterator[tuple[str, Map]]:
-    streams = [_member(tables) for tables in members]
-    for rows in zip_longest(*streams):
+def _averages(
+    members: Sequence[Sequence[Path]], shares: Sequence[float], ranges: Sequence[Range], geometric: bool
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Means in steps of 1/255, not rounded."""
+    for rows in zip_longest(*map(_member, members)):
         _check(rows, members)
         total = np.zeros(rows[0][1].shape, np.float64)
-        for (_, quantised, _), share in zip(rows, shares, strict=True):
-            total += share * quantised
-        # The hair makes halves round up although shares like 1/3 are inexact, whichever member comes first.
-        yield rows[0][0], np.floor(total + (0.5 + HAIR)).astype(np.uint8)
+        for (_, quantised, _), share, (low, high) in zip(rows, shares, ranges, strict=True):
+            values = quantised if (low, high) == WHOLE else (quantised - low) * (STEPS / (high - low))
+            total += share * (np.log(np.maximum(values, QUARTER_STEP)) if geometric else values)
+        yield rows[0][0], np.exp(total) if geometric else total
+
+
+def value_range(members: Sequence[Sequence[Path]]) -> Range:
+    """Lowest and highest value of the members' plain mean over all samples and classes, in steps of 1/255.
+
+    The whole range where all values are alike: there is nothing to stretch.
+    """
+    shares = [1 / len(members)] * len(members)
+    low, high = float(STEPS), 0.0
+    for _, mean in _averages(members, shares, [WHOLE] * len(members), geometric=False):
+        low, high = min(low, float(mean.min())), max(high, float(mean.max()))
+    return (low, high) if low < high else WHOLE
 
 
 def _table(path: Path) -> Iterator[Row]:
@@ -80,23 +108,26 @@ def _check(rows: Sequence[Row | None], members: Sequence[Sequence[Path]]) -> Non
             )
 
 
-def write(
-    path: Path | str, members: Sequence[Sequence[Path]], weights: Sequence[float], provenance: Provenance | None = None
-) -> None:
-    """Write the average of the members (see `average`) as a probability table."""
-    with ProbabilityWriter(path, provenance) as writer:
-        for sample_id, quantised in average(members, weights):
-            writer.add_quantised(sample_id, quantised)
-
-
-def members(tables: Sequence[Path], weights: Sequence[float], split: str) -> tuple[list[list[Path]], list[float]]:
-    """Group the tables of several runs, every fold's of the first run first, into members and their weights.
+def average_runs(tables: Sequence[Path], part: EnsemblePart) -> Iterator[tuple[str, Map]]:
+    """`average` of several runs, whose tables come run after run, every fold's of each.
 
     Out of fold a run's tables together are one member; on the test split each fold's table is a member of its own, and
     the folds of a run weigh alike.
     """
-    folds = len(tables) // len(weights)
-    runs = [list(tables[start : start + folds]) for start in range(0, len(tables), folds)]
-    if split == "out_of_fold":
-        return runs, list(weights)
-    return [[table] for run in runs for table in run], [weight for weight in weights for _ in range(folds)]
+    folds = len(tables) // len(part.runs)
+    members: list[list[Path]] = []
+    weights, ranges = [], []
+    for number, run in enumerate(part.runs):
+        own = list(tables[number * folds : (number + 1) * folds])
+        parts = [own] if part.split == "out_of_fold" else [[table] for table in own]
+        members += parts
+        weights += [run.weight] * len(parts)
+        ranges += [value_range(parts) if run.rescale == "minmax" else WHOLE] * len(parts)
+    return average(members, weights, part.mean, ranges)
+
+
+def write(path: Path | str, maps: Iterator[tuple[str, Map]], provenance: Provenance | None = None) -> None:
+    """Write averaged maps as a probability table."""
+    with ProbabilityWriter(path, provenance) as writer:
+        for sample_id, quantised in maps:
+            writer.add_quantised(sample_id, quantised)

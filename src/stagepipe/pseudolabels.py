@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stagepipe.artefacts import Provenance, read_table
 from stagepipe.binarise import apply as binarise
-from stagepipe.ensemble import average
+from stagepipe.ensemble import average_runs
 from stagepipe.probabilities import RowGroupWriter, highest_below, iterate, lowest_above
 from stagepipe.recipe.model import Pseudolabels, SizeBin
 from stagepipe.recipe.parts import PseudolabelsPart
@@ -95,7 +95,7 @@ def bin_numbers(candidates: pd.DataFrame, spec: Pseudolabels) -> NDArray[np.int6
     asked for.
 
     A candidate belongs to the first bin that its size fits and must then pass that bin's bound of confidence, or else
-    the general one.
+    the general one. What `every` leaves out is not looked at here.
     """
     share, sure = candidates["share"].to_numpy(float), candidates["confidence"].to_numpy(float)
     usable = ~candidates["black"].to_numpy(bool) if spec.exclude_black else np.ones(len(candidates), bool)
@@ -122,25 +122,44 @@ def _fits(share: NDArray[np.float64], size_bin: SizeBin) -> NDArray[np.bool_]:
 def choose(candidates: pd.DataFrame, spec: Pseudolabels, folds: Folds, fold_count: int, seed: int) -> dict[str, Folds]:
     """Which candidates (columns of `statistics`) are kept, and the folds that may train on each.
 
-    `folds` may see these predictions. Without `disjoint` all of them get every kept candidate. With it every bin is
-    dealt out evenly at random, each candidate to one fold, and a fold keeps at most `per_fold` of its part.
+    `folds` may see these predictions. Of every bin a random one in `every` is kept. Without `disjoint` all folds get
+    every kept candidate. With it every bin is dealt out at random, each candidate to one fold: evenly, a fold keeping
+    at most `per_fold` of its part; or, where `per_fold` is a list, each fold takes its number in turn and the one with
+    null what the others leave (if there are too few, in proportion).
     """
     numbers = bin_numbers(candidates, spec)
     ids = candidates["sample_id"].to_numpy(object)
-    if not spec.disjoint:
-        return dict.fromkeys(sorted(ids[numbers >= 0]), folds)
-    if spec.cross_fit:
+    if spec.disjoint and spec.cross_fit:
         # Folds see different predictions of the same samples: who may have a sample is settled before looking at any
         # prediction.
         owned = generator(seed, "pseudolabels", spec.stage, "owners").permutation(sorted(ids))[folds[0] :: fold_count]
         numbers = np.where(np.isin(ids, owned), numbers, -1)
     kept: dict[str, Folds] = {}
     for number in range(max(1, len(spec.bins))):
-        most = spec.bins[number].per_fold if spec.bins else None
+        rule = spec.bins[number] if spec.bins else SizeBin()
         order = generator(seed, "pseudolabels", spec.stage, number).permutation(sorted(ids[numbers == number]))
-        for fold, part in zip(folds, np.array_split(order, len(folds)), strict=True):
-            kept |= dict.fromkeys(part[:most].tolist(), (fold,))
+        order = order[:: rule.every]
+        if not spec.disjoint:
+            kept |= dict.fromkeys(order.tolist(), folds)
+            continue
+        for fold, part in zip(folds, _dealt(order, rule.per_fold, folds), strict=True):
+            kept |= dict.fromkeys(part.tolist(), (fold,))
     return kept
+
+
+def _dealt(
+    order: NDArray[np.object_], per_fold: int | list[int | None] | None, folds: Folds
+) -> list[NDArray[np.object_]]:
+    """What each fold gets of a bin's candidates, in random order."""
+    if not isinstance(per_fold, list):
+        return [part[:per_fold] for part in np.array_split(order, len(folds))]
+    # A fold that is asked for alone (cross-fitting) has the candidates it owns and takes its number of them.
+    wanted = [per_fold[fold] for fold in folds]
+    rest = max(0, len(order) - sum(number or 0 for number in wanted))
+    ends = np.cumsum([rest if number is None else number for number in wanted])
+    if ends[-1] > len(order):
+        ends = ends * len(order) // ends[-1]
+    return np.split(order, ends)[: len(folds)]
 
 
 def select_for_stage(
@@ -156,7 +175,9 @@ def select_for_stage(
     count = part.fold_count
     maps: dict[Folds, Maps]
     if part.pseudolabels.cross_fit:
-        maps = {(fold,): partial(average, [[t] for t in tables[fold::count]], part.weights) for fold in range(count)}
+        # One table a run: the folds are not averaged.
+        source = part.source.model_copy(update={"split": "out_of_fold"})
+        maps = {(fold,): partial(average_runs, tables[fold::count], source) for fold in range(count)}
     else:
         maps = {tuple(range(count)): partial(iterate, tables[0])}
     select(maps, part.pseudolabels, black, count, part.seed, path, provenance)
