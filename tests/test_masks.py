@@ -11,9 +11,9 @@ from stagepipe import rle
 from stagepipe.artefacts import read_table, write_table
 from stagepipe.data.store import writing
 from stagepipe.errors import DataError
-from stagepipe.masks import black_images, final_masks, fix_threshold, submit
+from stagepipe.masks import Sources, black_images, empty_masks, final_masks, fix_threshold, submit
 from stagepipe.probabilities import ProbabilityWriter
-from stagepipe.recipe.model import Postprocess, Submission
+from stagepipe.recipe.model import Emptiness, Postprocess, Submission
 from stagepipe.recipe.parts import BinarisePart, SubmitPart
 from stagepipe.tables import FOLDS, SAMPLES
 
@@ -64,11 +64,13 @@ def write_maps(path, maps: dict[str, np.ndarray]):
 def fixed(folder, data, maps, of: BinarisePart) -> tuple[dict, list[dict], int]:
     """(what the JSON holds, cases of the blend, length of the curve)."""
     names = [folder / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet")]
-    fix_threshold(of, data.samples, data.pixels, data.folds, write_maps(folder / "oof.parquet", maps), *names)
+    sources = Sources(data.samples, write_maps(folder / "oof.parquet", maps))
+    fix_threshold(of, sources, data.pixels, data.folds, *names)
     rows = [row for row in read_table(names[2]).to_pylist() if row["run"] == "blend"]
     return json.loads(names[0].read_text()), rows, read_table(names[1]).num_rows
 
 
+JIGSAW = Postprocess(jigsaw={})
 TRUTHS = {"a": square(4), "b": square(5), "c": square(0), "d": square(3)}
 
 
@@ -105,12 +107,34 @@ def test_steps_follow_one_another():
     small = [Postprocess(minimum_size={"pixels": 5})]
 
     def pixels(**changes: object) -> list[int]:
-        return [int(mask.sum()) for _, mask in final_masks(iter(maps), 0.5, rule(**changes), {"b"})]
+        return [int(mask.sum()) for _, mask in final_masks(maps, 0.5, rule(**changes), empty, replaced)]
 
+    empty, replaced = set(), {}
     assert pixels() == [4, 64]
-    assert pixels(black_is_empty=True) == [4, 0]
     assert pixels(postprocess=small) == [0, 64]
-    assert pixels(black_is_empty=True, postprocess=small) == [0, 0]
+    empty = {"b"}
+    assert pixels() == [4, 0]
+    assert pixels(postprocess=small) == [0, 0]
+    replaced = {"b": square(2)}
+    assert pixels() == [4, 0]  # without a jigsaw step
+    assert pixels(postprocess=[JIGSAW]) == [4, 4]
+    assert pixels(postprocess=[JIGSAW, *small]) == [0, 0]
+    assert pixels(postprocess=[*small, JIGSAW]) == [0, 4]
+
+
+def test_another_blend_decides_which_masks_are_empty(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    table = write_maps(tmp_path / "table.parquet", maps_of(dict.fromkeys(TRUTHS, square(4)), 200, 10))
+    decides = write_maps(tmp_path / "emptiness.parquet", maps_of(TRUTHS, 150, 10))
+    of = Emptiness(blend={"any": 1.0}, threshold=0.5, minimum_pixels=10)
+    assert empty_masks(decides, of) == {"c", "d"}  # 0 and 9 pixels
+    assert empty_masks(decides, of.model_copy(update={"minimum_pixels": 1})) == {"c"}
+    assert empty_masks(decides, of.model_copy(update={"threshold": 0.6})) == set(TRUTHS)
+    (tmp_path / "threshold.json").write_text('{"chosen": 0.5}')
+    part = SubmitPart(submission=rule(emptiness=of), classes=["salt"])
+    submit(part, Sources(data.samples, table, decides), tmp_path / "threshold.json", None, tmp_path / "s.csv")
+    encoded = rle.encode(square(4))
+    assert (tmp_path / "s.csv").read_text().splitlines()[1:] == [f"a,{encoded}", f"b,{encoded}", "c,", "d,"]
 
 
 def test_several_classes_take_the_most_probable_one(tmp_path):
@@ -132,11 +156,11 @@ def test_the_submission_has_the_masks_in_the_order_of_its_rows(tmp_path):
     order = tmp_path / "sample.csv"
     order.write_text("id,rle_mask\nd,\nb,\na,\nc,\n")
     part = SubmitPart(submission=rule(black_is_empty=True), classes=["salt"])
-    submit(part, data.samples, table, tmp_path / "threshold.json", order, tmp_path / "s.csv")
+    submit(part, Sources(data.samples, table), tmp_path / "threshold.json", order, tmp_path / "s.csv")
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines == ["id,rle_mask", "d,", f"b,{rle.encode(square(5))}", f"a,{rle.encode(square(4))}", "c,"]
-    submit(part, data.samples, table, tmp_path / "threshold.json", None, tmp_path / "s.csv")
+    submit(part, Sources(data.samples, table), tmp_path / "threshold.json", None, tmp_path / "s.csv")
     assert [line[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == ["a", "b", "c", "d"]
     order.write_text("id,rle_mask\nd,\nb,\na,\n")
     with pytest.raises(DataError, match="masks that have no row: c"):
-        submit(part, data.samples, table, tmp_path / "threshold.json", order, tmp_path / "s.csv")
+        submit(part, Sources(data.samples, table), tmp_path / "threshold.json", order, tmp_path / "s.csv")

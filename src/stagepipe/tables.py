@@ -82,3 +82,41 @@ CASES = pa.schema(
 """Per-image scores of out-of-fold predictions."""
 
 THRESHOLDS = pa.schema([("threshold", pa.float64()), ("score", pa.float64())])
+
+MOSAICS = pa.schema(
+    [
+        ("mosaic", pa.int32()),  # 0 is the largest
+        ("row", pa.int32()),
+        ("column", pa.int32()),
+        ("sample_id", pa.string()),
+    ]
+)
+"""Where each tile of a mosaic lies, sorted by mosaic, row and column."""
+
+JIGSAW = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("split", pa.string()),  # test; or train: then no label of its own fold had a part in the mask
+        ("fold", pa.int32()),  # null for test
+        ("rule", pa.string()),
+        ("applied", pa.bool_()),  # false: the rule is switched off, or another one comes before it on this tile
+        ("source", pa.string()),  # the labelled tile that the mask follows from
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("lengths", pa.list_(pa.int32())),  # row-major runs of the mask
+        ("values", pa.list_(pa.uint8())),
+    ]
+)
+"""Masks that follow from labelled neighbours in a mosaic, by every rule, sorted by sample_id and rule."""
+
+JIGSAW_EFFECTS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("fold", pa.int32()),
+        ("rule", pa.string()),
+        ("applied", pa.bool_()),
+        ("before", pa.float64()),  # score of the predicted mask, by the metric of the submission's threshold
+        ("after", pa.float64()),  # score of the mask that the rule puts in its place
+    ]
+)
+"""What the jigsaw rules do, or would do, to out-of-fold predictions, a row per mask of JIGSAW."""

@@ -8,11 +8,17 @@ from numpy.typing import NDArray
 from stagepipe.postprocess import minimum_size
 from stagepipe.recipe.model import Postprocess
 
-STEPS = {"minimum_size": minimum_size.apply}
+Mask = NDArray[np.uint8]
 
 
-def apply(mask: NDArray[np.uint8], steps: Sequence[Postprocess]) -> NDArray[np.uint8]:
-    """Return the mask uint8 [height, width] after all steps, in their order; the given mask stays as it is."""
+def apply(mask: Mask, steps: Sequence[Postprocess], replacement: Mask | None = None) -> Mask:
+    """Return the mask uint8 [height, width] after all steps, in their order; the given mask stays as it is.
+
+    `replacement` is what a jigsaw step puts in its place; none: the step has nothing to say of this sample.
+    """
     for step in steps:
-        mask = STEPS[step.choice](mask, getattr(step, step.choice))
+        if step.minimum_size:
+            mask = minimum_size.apply(mask, step.minimum_size)
+        elif replacement is not None:
+            mask = replacement
     return mask
