@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stagepipe import binarise, rle, scores, submission, tables
 from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import store
 from stagepipe.probabilities import ProbabilityWriter
+from stagepipe.recipe import parts
 from stagepipe.recipe.load import validate
 from stagepipe.report import ReportInputs
 
@@ -40,6 +42,10 @@ SALT = {
         for number in (1, 2, 3)
     ],
     "submission": {"blend": {"stage2": 0.4, "stage3": 0.6}, "threshold": {"value": None}},
+}
+JIGSAW = SALT | {
+    "name": "salt_jigsaw",
+    "submission": SALT["submission"] | {"postprocess": [{"jigsaw": {"half_vertical_below": False}}]},
 }
 STREET = {
     "name": "street",
@@ -82,6 +88,45 @@ def build(folder: Path, tree: dict, sizes: list[tuple[int, int]], train: int = 4
     summary = pa.concat_tables([pa.table(scores.summary(read_table(path))) for path in cases]).to_pandas()
     summary.to_csv(folder / "scores.csv", index=False)
     return _finish(folder, recipe, truths, fold_of, draw, cases)
+
+
+def add_mosaics(folder: Path, inputs: ReportInputs, grids: list, replaced: list, effects: list) -> ReportInputs:
+    """Write the tables of a jigsaw step below `folder`.
+
+    grids: rows of ids (None: hole) of each mosaic. replaced: (sample_id, rule, mask). effects: (rule, before, after) of
+    the first labelled samples.
+    """
+    tiles = [
+        {"mosaic": mosaic, "row": row, "column": column, "sample_id": name}
+        for mosaic, grid in enumerate(grids)
+        for row, names in enumerate(grid)
+        for column, name in enumerate(names)
+        if name is not None
+    ]
+    on = {name for name, value in parts.jigsaw(inputs.recipe) if value is True}
+    masks = []
+    for name, rule, mask in sorted(replaced, key=lambda row: row[0]):
+        lengths, values = rle.encode_runs(mask)
+        size = {"height": mask.shape[0], "width": mask.shape[1]}
+        runs = {"lengths": lengths.tolist(), "values": values.tolist()}
+        fold = {"split": name[:-3], "fold": 0 if name.startswith("train") else None}
+        row = {"sample_id": name, "rule": rule, "applied": rule in on, "source": "train000"}
+        masks.append(row | fold | size | runs)
+    scored = [
+        {
+            "sample_id": f"train{place:03}",
+            "fold": 0,
+            "rule": rule,
+            "applied": rule in on,
+            "before": before,
+            "after": after,
+        }
+        for place, (rule, before, after) in enumerate(effects)
+    ]
+    paths = {name: folder / f"{name}.parquet" for name in ("mosaics", "jigsaw", "jigsaw_effects")}
+    for (name, path), rows in zip(paths.items(), (tiles, masks, scored), strict=True):
+        write_table(path, pa.Table.from_pylist(rows, schema=getattr(tables, name.upper())))
+    return dataclasses.replace(inputs, **paths)
 
 
 def _samples(folder, draw, sizes, train, test, channels, classes, depth):

@@ -12,8 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stagepipe import artefacts, tables
+from stagepipe.masks import empty_masks
 from stagepipe.probabilities import lowest_above
-from stagepipe.recipe.model import Recipe
+from stagepipe.recipe.model import Jigsaw, Pseudolabels, Recipe
+from stagepipe.recipe.parts import jigsaw, pseudolabel_sets
 
 PICTURES = (
     "data_overview.png",
@@ -26,6 +28,8 @@ PICTURES = (
     "cost.png",
 )
 """Names of the pictures, in the order of the page; every report has them all."""
+MOSAICS_PICTURE = "mosaics.png"
+"""one more picture, of a recipe with a jigsaw step"""
 
 COVERAGE_BINS = {
     "empty": (-1.0, 0.0),
@@ -57,7 +61,7 @@ class ReportInputs:
     """per-image scores: of every stage (its runs, `ensemble`, `all_empty`) and of the submission (`blend`)"""
     scores_csv: Path
     pseudolabels: Mapping[str, Path]
-    """by the stage that trains on them"""
+    """by the `stage` or `stage/run` that trains on them"""
     threshold_summary: Path
     """JSON: `chosen` and, of a single class, searched, best, in_sample, nested and by_fold"""
     thresholds: Path
@@ -70,6 +74,14 @@ class ReportInputs:
     benchmarks: Sequence[Path] = ()
     """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
     weights: Sequence[Path] = ()
+    emptiness: Sequence[Path] = ()
+    """probability tables of the blend that decides which masks are empty, out of fold and test"""
+    mosaics: Path | None = None
+    """where each tile lies; this and the next two of a recipe with a jigsaw step, else none"""
+    jigsaw: Path | None = None
+    """masks that the rules put, or would put, in the place of predictions, of test tiles and of labelled ones"""
+    jigsaw_effects: Path | None = None
+    """scores of the labelled ones before and after"""
 
 
 @dataclass(frozen=True)
@@ -90,13 +102,19 @@ class Collected:
     """with `bin`: the coverage bin"""
     scores: pd.DataFrame
     pseudolabels: pd.DataFrame
-    """stage, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
+    """owner, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
     threshold: dict[str, Any]
     curve: pd.DataFrame
     """threshold and score; empty for several classes"""
     benchmarks: pd.DataFrame
     submission: dict[str, int]
     """rows, and rows with an empty mask if they can be told"""
+    empty: set[str]
+    """samples whose mask is empty whatever the blend says"""
+    mosaics: pd.DataFrame
+    """tiles that lie in a mosaic, with `labelled`; empty without a jigsaw step, like the next two"""
+    jigsaw: pd.DataFrame
+    effects: pd.DataFrame
 
     @property
     def classes(self) -> list[str]:
@@ -107,6 +125,26 @@ class Collected:
     def stages(self) -> list[str]:
         """Names of the stages, in order."""
         return [stage.name for stage in self.recipe.stages]
+
+    @property
+    def pseudolabel_sets(self) -> dict[str, Pseudolabels]:
+        """Rules of selection by the `stage` or `stage/run` that trains on what they keep."""
+        return pseudolabel_sets(self.recipe)
+
+    @property
+    def jigsaw_step(self) -> Jigsaw | None:
+        """The jigsaw step of the recipe, if it has one."""
+        return jigsaw(self.recipe)
+
+    @property
+    def rules_on(self) -> list[str]:
+        """Names of the jigsaw rules that are switched on."""
+        return [name for name, value in self.jigsaw_step or () if value is True]
+
+    @property
+    def replacements(self) -> pd.DataFrame:
+        """Rows of `jigsaw` that are applied: the masks that are really replaced."""
+        return self.jigsaw[self.jigsaw["applied"]]
 
     @property
     def chosen_threshold(self) -> float | None:
@@ -121,13 +159,19 @@ class Collected:
 def collect(inputs: ReportInputs) -> Collected:
     """Read everything but probability maps; ArtefactError names a damaged table."""
     recipe = inputs.recipe
+    given = {path is not None for path in (inputs.mosaics, inputs.jigsaw, inputs.jigsaw_effects)}
+    if given != {jigsaw(recipe) is not None}:
+        raise ValueError(
+            "mosaics, jigsaw and jigsaw_effects: give all three if the recipe has a jigsaw step, else none"
+        )
     single = recipe.dataset.outputs == 1
     table = artefacts.read_table(inputs.samples)
+    samples = _samples(table, inputs.folds)
     return Collected(
         recipe=recipe,
         metric=recipe.submission.threshold.metric if single else "iou",
         table=table,
-        samples=_samples(table, inputs.folds),
+        samples=samples,
         faults=artefacts.read_table(inputs.faults).to_pandas(),
         history=_history(inputs.histories, recipe),
         cases=_cases(inputs.cases),
@@ -137,6 +181,10 @@ def collect(inputs: ReportInputs) -> Collected:
         curve=artefacts.read_table(inputs.thresholds).to_pandas(),
         benchmarks=_benchmarks(inputs.benchmarks, [stage.name for stage in recipe.stages]),
         submission=_submission(inputs.submission),
+        empty=_empty(inputs, samples),
+        mosaics=_mosaics(inputs.mosaics, samples),
+        jigsaw=_optional(inputs.jigsaw, tables.JIGSAW),
+        effects=_optional(inputs.jigsaw_effects, tables.JIGSAW_EFFECTS),
     )
 
 
@@ -184,12 +232,12 @@ def _cases(paths: Sequence[Path]) -> pd.DataFrame:
 
 def _pseudolabels(paths: Mapping[str, Path], classes: list[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for stage, path in paths.items():
+    for owner, path in paths.items():
         for batch in artefacts.iterate_table(path, ["sample_id", "confidence", "folds", "lengths", "values"]):
             for row in batch.to_pylist():
                 row |= dict(zip(classes, class_shares(row.pop("lengths"), row.pop("values"), classes), strict=True))
-                rows.append({"stage": stage, **row})
-    return pd.DataFrame(rows, columns=["stage", "sample_id", "confidence", "folds", *classes])
+                rows.append({"owner": owner, **row})
+    return pd.DataFrame(rows, columns=["owner", "sample_id", "confidence", "folds", *classes])
 
 
 def class_shares(lengths: Sequence[int], values: Sequence[int], classes: Sequence[str]) -> NDArray[np.float64]:
@@ -215,6 +263,27 @@ def rule_and_stage(path: Path, stages: Sequence[str]) -> tuple[str, str]:
     parts = list(path.with_suffix("").parts)
     below = parts[len(parts) - parts[::-1].index("benchmarks") :] if "benchmarks" in parts else parts[-2:]
     return below[0], next((part for part in below[1:] if part in stages), "")
+
+
+def _optional(path: Path | None, schema: pa.Schema) -> pd.DataFrame:
+    """A table of a step that the recipe may lack; without a path one without rows."""
+    return (schema.empty_table() if path is None else artefacts.read_table(path)).to_pandas()
+
+
+def _empty(inputs: ReportInputs, samples: pd.DataFrame) -> set[str]:
+    """Black images, and what another blend finds empty, where the recipe says so."""
+    rule = inputs.recipe.submission
+    black = set(samples.loc[samples["black"], "sample_id"]) if rule.black_is_empty else set()
+    decided = (empty_masks(path, rule.emptiness) for path in inputs.emptiness) if rule.emptiness else ()
+    return black.union(*decided)
+
+
+def _mosaics(path: Path | None, samples: pd.DataFrame) -> pd.DataFrame:
+    """Tiles of all mosaics with `labelled`; a tile that is no sample (any more) leaves a hole."""
+    tiles = _optional(path, tables.MOSAICS)
+    known = samples.set_index("sample_id")["empty"].notna()
+    tiles = tiles[tiles["sample_id"].isin(known.index)]
+    return tiles.assign(labelled=known.reindex(tiles["sample_id"]).to_numpy(bool)).reset_index(drop=True)
 
 
 def _submission(path: Path) -> dict[str, int]:

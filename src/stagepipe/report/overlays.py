@@ -1,6 +1,7 @@
 """Chosen cases as strips of image, truth and prediction."""
 
 import colorsys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stagepipe import probabilities, seeding
+from stagepipe import probabilities, rle, seeding
 from stagepipe.data.store import PixelStore
 from stagepipe.masks import final_masks
 from stagepipe.report.collect import Collected, ReportInputs
@@ -96,11 +97,10 @@ def show(inputs: ReportInputs, found: Collected) -> tuple[list[Case], NDArray[np
     """
     store = PixelStore(inputs.pixels, found.table)
     places = {name: place for place, name in enumerate(found.table["sample_id"].to_pylist())}
-    black = set(found.samples.loc[found.samples["black"], "sample_id"])
     chosen, tests = chosen_cases(found), chosen_tests(found)
     maps, histogram = read_maps(inputs.blend_out_of_fold, set(chosen["sample_id"]))
     maps |= read_maps(inputs.blend_test, set(tests))[0]
-    predicted = dict(final_masks(iter(maps.items()), found.chosen_threshold, found.recipe.submission, black))
+    predicted = submitted_masks(found, maps)
 
     def case(kind: str, name: str, score: float | None = None, coverage: float | None = None) -> Case:
         place, mask = places[name], predicted[name]
@@ -124,6 +124,21 @@ def read_maps(path: Path, wanted: set[str]) -> tuple[dict[str, NDArray[np.uint8]
     return kept, histogram
 
 
+def submitted_masks(
+    found: Collected, maps: Mapping[str, NDArray[np.uint8]], replaced: bool = True
+) -> dict[str, NDArray[np.uint8]]:
+    """Masks uint8 [H, W] of quantised maps as they are submitted; not `replaced`: without the jigsaw step."""
+    replacements = _replacements(found, set(maps)) if replaced else {}
+    rule = found.recipe.submission
+    return dict(final_masks(maps.items(), found.chosen_threshold, rule, found.empty, replacements))
+
+
+def _replacements(found: Collected, wanted: set[str]) -> dict[str, NDArray[np.uint8]]:
+    """Masks that rules which are switched on put in the place of the predictions of the wanted samples."""
+    rows = found.replacements[found.replacements["sample_id"].isin(wanted)]
+    return {row.sample_id: rle.decode_runs(row.lengths, row.values, row.height, row.width) for row in rows.itertuples()}
+
+
 # -------------------------------------------------------------------------------------------------------------- drawing
 
 
@@ -135,47 +150,53 @@ def draw_strip(
     ignore_index: int | None = None,
 ) -> Picture:
     """Panes side by side: image [H, W, K], truth if there is one, prediction (masks uint8 [H, W])."""
-    picture = _scaled(_rgb(image), smooth=True)
+    picture = _scaled(rgb(image), smooth=True)
     masks = [_scaled(mask, smooth=False, size=picture.shape[:2]) for mask in (truth, predicted) if mask is not None]
     panes = [picture]
     if classes > 1:
         colours = np.array(class_colours(classes), np.uint8)
         panes += [_paint_classes(picture, mask, colours, ignore_index) for mask in masks]
     elif truth is None:
-        panes += [_paint(picture, [(masks[0] > 0, AGREED)])]
+        panes += [paint(picture, [(masks[0] > 0, AGREED)])]
     else:
         true, guess = masks[0] > 0, masks[1] > 0
         compared = [(true & guess, AGREED), (~true & guess, WRONG), (true & ~guess, MISSED)]
-        panes += [_paint(picture, [(true, AGREED)]), _paint(picture, compared)]
+        panes += [paint(picture, [(true, AGREED)]), paint(picture, compared)]
     gap = np.full((picture.shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for pane in panes for part in (gap, pane)][1:], axis=1)
 
 
-def _rgb(image: NDArray[np.uint8]) -> Picture:
+def rgb(image: NDArray[np.uint8]) -> Picture:
+    """An image [H, W, K] as colours; of other than three channels the first, as gray."""
     return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] != 3 else np.asarray(image)
 
 
 def _scaled(pixels: NDArray[np.uint8], smooth: bool, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    factor = LONGEST / max(pixels.shape[:2])
+    fitting = max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor))
+    return resized(pixels, size or fitting, smooth)
+
+
+def resized(pixels: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> NDArray[np.uint8]:
+    """An image, or (not smooth) a mask, as `size`: height and width."""
     from PIL import Image
 
-    factor = LONGEST / max(pixels.shape[:2])
-    height, width = size or (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor)))
+    smaller = max(size) < max(pixels.shape[:2])
     # Box and bicubic filters cover every source pixel; nearest keeps class indices whole.
-    method = (
-        Image.Resampling.NEAREST if not smooth else Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
-    )
-    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), method))
+    method = Image.Resampling.NEAREST if not smooth else Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], method))
 
 
-def _paint(picture: Picture, areas: list[tuple[NDArray[np.bool_], tuple[int, int, int]]]) -> Picture:
+def paint(picture: Picture, areas: list[tuple[NDArray[np.bool_], tuple[int, int, int]]]) -> Picture:
+    """The picture with each area tinted and outlined in its colour."""
     painted = picture.astype(np.float32)
     for area, colour in areas:
         painted[area] = 0.5 * painted[area] + 0.5 * np.array(colour, np.float32)
-        painted[_outline(area)] = colour
+        painted[outline(area)] = colour
     return painted.astype(np.uint8)
 
 
-def _outline(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def outline(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels of the area with a neighbour outside it; the frame of the picture is no border."""
     around = np.pad(area, 1, mode="edge")
     inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagepipe import artefacts
-from stagepipe.report import figures, plots, sections
-from stagepipe.report.collect import PICTURES, Collected, ReportInputs, collect
+from stagepipe.report import figures, jigsaw, mosaics, plots, sections
+from stagepipe.report.collect import MOSAICS_PICTURE, PICTURES, Collected, ReportInputs, collect
 from stagepipe.report.markup import text
+from stagepipe.report.mosaics import Mosaic
 from stagepipe.report.overlays import Case, show
 from stagepipe.report.provenance import provenance
 from stagepipe.report.style import CSS, DPI, rendered, styled
@@ -24,29 +25,36 @@ CONTENTS = {
     "scores": "Scores in detail",
     "pseudolabels": "Pseudolabels",
     "cases": "Cases",
+    "mosaics": "Mosaics",
     "threshold": "Threshold",
     "cost": "Time and cost",
     "provenance": "Provenance",
 }
+"""Titles by anchor; a page without mosaics leaves theirs out."""
 
 
 def write(inputs: ReportInputs, html: Path, pictures: Path) -> None:
-    """Write the page to `html` and every picture of PICTURES into the folder `pictures`.
+    """Write the page to `html` and its pictures into the folder `pictures`.
+
+    The pictures are those of PICTURES and, if the recipe has a jigsaw step, MOSAICS_PICTURE.
 
     The same inputs give the same bytes. ArtefactError names a damaged input. Probability tables are read a row group
-    at a time and only the maps of the cases that are shown are kept.
+    at a time and only the maps of what is shown are kept.
     """
     found = collect(inputs)
     shown, histogram = show(inputs, found)
-    drawn = draw(found, shown, histogram)
+    assembled = mosaics.show(inputs, found)
+    drawn = draw(found, shown, histogram, assembled)
     for name, picture in drawn.items():
         with artefacts.atomic(pictures / name) as temporary:
             temporary.write_bytes(picture)
     with artefacts.atomic(html) as temporary:
-        temporary.write_text(page(inputs, found, shown, drawn), encoding="utf-8")
+        temporary.write_text(page(inputs, found, shown, assembled, drawn), encoding="utf-8")
 
 
-def draw(found: Collected, shown: list[Case], histogram: NDArray[np.int64]) -> dict[str, bytes]:
+def draw(
+    found: Collected, shown: list[Case], histogram: NDArray[np.int64], assembled: list[Mosaic]
+) -> dict[str, bytes]:
     """Every picture as PNG, by file name."""
     with styled():
         made = (
@@ -60,33 +68,39 @@ def draw(found: Collected, shown: list[Case], histogram: NDArray[np.int64]) -> d
             figures.cost(found),
         )
         # Strips of cases have few pixels of their own: finer would be larger, not sharper.
-        return {
+        pictures = {
             name: rendered(figure, dpi=100 if name == "cases.png" else DPI)
             for name, figure in zip(PICTURES, made, strict=True)
         }
+        if found.jigsaw_step:
+            pictures[MOSAICS_PICTURE] = rendered(mosaics.drawn(assembled), dpi=mosaics.DPI)
+        return pictures
 
 
-def page(inputs: ReportInputs, found: Collected, shown: list[Case], drawn: dict[str, bytes]) -> str:
+def page(
+    inputs: ReportInputs, found: Collected, shown: list[Case], assembled: list[Mosaic], drawn: dict[str, bytes]
+) -> str:
     """The whole page as HTML."""
-    body = (
-        headline(found),
-        sections.data(found, drawn),
-        sections.folds(found, drawn),
-        sections.curves(found, drawn),
-        sections.scores(found, drawn),
-        sections.pseudolabels(found, drawn),
-        sections.cases(found, shown),
-        sections.threshold(found, drawn),
-        sections.cost(found, drawn),
-        provenance(inputs, found),
-    )
-    links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in CONTENTS.items())
+    body = {
+        "headline": headline(found),
+        "data": sections.data(found, drawn),
+        "folds": sections.folds(found, drawn),
+        "curves": sections.curves(found, drawn),
+        "scores": sections.scores(found, drawn),
+        "pseudolabels": sections.pseudolabels(found, drawn),
+        "cases": sections.cases(found, shown),
+        **({"mosaics": jigsaw.section(found, assembled)} if found.jigsaw_step else {}),
+        "threshold": sections.threshold(found, drawn),
+        "cost": sections.cost(found, drawn),
+        "provenance": provenance(inputs, found),
+    }
+    links = "".join(f'<li><a href="#{anchor}">{escape(CONTENTS[anchor])}</a></li>' for anchor in body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(inputs.name)} &ndash; stagepipe report</title>\n'
         f'<style>{CSS}</style>\n</head>\n<body>\n<div class="page">\n{_header(inputs, found)}\n'
-        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>\n{"".join(body)}\n'
+        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>\n{"".join(body.values())}\n'
         "<footer>Written by stagepipe. The page holds all it shows and loads nothing.</footer>\n"
         "</main>\n</div>\n</body>\n</html>\n"
     )

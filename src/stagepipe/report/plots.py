@@ -75,27 +75,27 @@ def _of(table: pd.DataFrame, stage: object, run: object) -> "pd.Series[bool]":
 
 
 def pseudolabels(found: Collected) -> "Figure":
-    """A row a stage: how confident the kept masks are, how large, and how many each fold may see."""
-    stages = [stage for stage in found.stages if (found.pseudolabels["stage"] == stage).any()]
-    if not stages:
+    """A row a stage or run: how confident the kept masks are, how large, and how many each fold may see."""
+    owners = [owner for owner in found.pseudolabel_sets if (found.pseudolabels["owner"] == owner).any()]
+    if not owners:
         figure, axes = panels(1, 1, 10, 2)
-        used = any(stage.pseudolabels for stage in found.recipe.stages)
+        used = bool(found.pseudolabel_sets)
         blank(
             axes[0],
             "no test image was confident enough to keep" if used else "no stage of this recipe trains on pseudolabels",
         )
         return figure
-    figure, axes = panels(len(stages), 3, 10, 2.5 * len(stages) + 0.3)
-    for place, stage in enumerate(stages):
-        _kept(axes[3 * place : 3 * place + 3], found, stage)
+    figure, axes = panels(len(owners), 3, 10, 2.5 * len(owners) + 0.3)
+    for place, owner in enumerate(owners):
+        _kept(axes[3 * place : 3 * place + 3], found, owner)
     return figure
 
 
-def _kept(axes: "list[Axes]", found: Collected, stage: str) -> None:
-    rows = found.pseudolabels[found.pseudolabels["stage"] == stage]
+def _kept(axes: "list[Axes]", found: Collected, owner: str) -> None:
+    rows = found.pseudolabels[found.pseudolabels["owner"] == owner]
     lowest = max(0.0, float(rows["confidence"].min()) - 0.02)
     axes[0].hist(rows["confidence"], bins=list(np.linspace(lowest, 1, 26)), color=ACCENT, rwidth=0.9)
-    axes[0].set(title=f"{stage}: {len(rows):,} masks kept", xlabel="confidence", ylabel="images")
+    axes[0].set(title=f"{owner}: {len(rows):,} masks kept", xlabel="confidence", ylabel="images")
     if len(found.classes) == 1:
         share = 100 * rows[found.classes[0]]
         axes[1].hist(share[share > 0], bins=list(np.linspace(0, 100, 21)), color=SECOND, rwidth=0.9)

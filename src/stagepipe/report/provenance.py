@@ -45,7 +45,8 @@ def provenance(inputs: ReportInputs, found: Collected) -> str:
 
 def _artefacts(inputs: ReportInputs) -> list[Path]:
     fixed = [inputs.samples, inputs.folds, inputs.faults, inputs.blend_out_of_fold, inputs.blend_test]
-    return [*fixed, *inputs.pseudolabels.values(), *inputs.weights, *inputs.cases, inputs.thresholds]
+    optional = [path for path in (inputs.mosaics, inputs.jigsaw, inputs.jigsaw_effects) if path is not None]
+    return [*fixed, *inputs.pseudolabels.values(), *inputs.weights, *inputs.cases, inputs.thresholds, *optional]
 
 
 def _written_out(recipe: Recipe) -> str:

@@ -144,25 +144,21 @@ def _csv(found: Collected) -> str:
 
 
 def pseudolabels(found: Collected, drawn: dict[str, bytes]) -> str:
-    """What was kept for every stage that trains on pseudolabels."""
+    """What was kept for every stage or run that trains on pseudolabels."""
     tests = int((found.samples["split"] == "test").sum())
     rows: list[list[Cell]] = []
-    leaks = []
-    for stage in found.recipe.stages:
-        spec, kept = stage.pseudolabels, found.pseudolabels[found.pseudolabels["stage"] == stage.name]
-        if spec is None:
-            continue
+    for owner, spec in found.pseudolabel_sets.items():
+        kept = found.pseudolabels[found.pseudolabels["owner"] == owner]
         images = kept["sample_id"].nunique()
         share = f"{images / tests:.0%}" if tests else ""
         confidence, lowest = float(kept["confidence"].mean()), float(kept["confidence"].min())
-        rows.append([stage.name, spec.stage, spec.keep, images, share, confidence, lowest])
-        if not spec.cross_fit:
-            leaks.append(stage.name)
+        rows.append([owner, spec.stage, spec.keep, images, share, confidence, lowest])
+    leaks = [owner for owner, spec in found.pseudolabel_sets.items() if not spec.cross_fit]
     if not rows:
         return section("pseudolabels", "Pseudolabels", "<p>No stage of this recipe trains on pseudolabels.</p>")
     alt = "Confidence and mask size of the pseudolabels, and how many each fold may see"
     parts = [figure(drawn["pseudolabels.png"], alt, "Test images whose predicted masks later stages train on.")]
-    head = ["for stage", "made by", "kept", "images", "of the test images", "mean confidence", "lowest"]
+    head = ["for", "made by", "kept", "images", "of the test images", "mean confidence", "lowest"]
     parts.append(table(head, rows, texts=3, digits=3))
     if leaks:
         parts.append(

@@ -131,6 +131,8 @@ p { max-width: 42rem; margin: .6rem 0 1rem; }
 figure { margin: 1.6rem 0 2rem; }
 .plate { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .8rem; overflow-x: auto; }
 .plate img { display: block; width: 100%; height: auto; min-width: 40rem; }
+.mosaic .plate { width: fit-content; max-width: 100%; }
+.mosaic img { width: auto; min-width: 0; max-width: max(100%, 40rem); }
 figcaption { color: var(--muted); font-size: .9rem; line-height: 1.5; max-width: 46rem; margin-top: .7rem; }
 .table { overflow-x: auto; margin: 1rem 0 1.4rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: lining-nums tabular-nums; min-width: 55%; }

@@ -9,7 +9,7 @@ from stagepipe.report.collect import Collected
 from stagepipe.scores import ALL_EMPTY
 
 HEADLINE_RUNS = ("blend", "ensemble")
-BEFORE_STAGES = ("synthesise", "ingest", "split_folds")
+BEFORE_STAGES = ("synthesise", "ingest", "split_folds", "find_mosaics")
 """rules that run before all stages; others without a stage run after"""
 
 
