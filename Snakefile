@@ -29,6 +29,7 @@ wildcard_constraints:
     phase=r"\w+",
     fold=r"\d+|shared",
     split="out_of_fold|test",
+    owner=r"\w+(/\w+)?",
 
 
 onstart:
@@ -57,5 +58,6 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/pseudolabel.smk"
+include: "workflow/rules/jigsaw.smk"
 include: "workflow/rules/submit.smk"
 include: "workflow/rules/report.smk"

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from stagepipe.errors import StagepipeError
-from stagepipe.recipe import parts
+from stagepipe.recipe import averages, parts
 from stagepipe.recipe.graph import folds_of
 from stagepipe.workflow import jobs_use_this_python, plan
 
@@ -17,6 +17,7 @@ except StagepipeError as error:
 
 jobs_use_this_python()
 RECIPE = PLAN.recipe
+JIGSAW = parts.jigsaw(RECIPE)
 SUBMISSION = "submission.csv" if RECIPE.submission.encode == "tgs" else "submission.json"
 
 
@@ -62,10 +63,12 @@ def fold_source(wildcards):
 
 def training_data(wildcards):
     """Pseudolabels and start weights, where a phase uses them."""
-    phase = RECIPE.stage(wildcards.stage).runs[wildcards.run].phase(wildcards.phase)
+    run = RECIPE.stage(wildcards.stage).runs[wildcards.run]
+    phase = run.phase(wildcards.phase)
     files = {}
     if phase.data != "labels":
-        files["pseudolabels"] = f"<results>/{wildcards.stage}/pseudolabels.parquet"
+        owner = f"{wildcards.stage}/{wildcards.run}" if run.pseudolabels else wildcards.stage
+        files["pseudolabels"] = f"<results>/{owner}/pseudolabels.parquet"
     if phase.init != "encoder":
         stage, run, name = phase.init.split("/")
         shared = RECIPE.stage(stage).runs[run].phase(name).folds == "shared"
@@ -88,14 +91,61 @@ def fold_tables(stage, run, split):
 
 def stage_tables(wildcards):
     """Every fold's table of every run with a weight, run after run."""
-    runs = parts.run_weights(RECIPE.stage(wildcards.stage))
+    runs = averages.run_weights(RECIPE.stage(wildcards.stage))
     return [table for run in runs for table in fold_tables(wildcards.stage, run, wildcards.split)]
 
 
+def tables_of_blend(blend, split):
+    """Every fold's table of every run of a blend, run after run."""
+    shares = averages.blend_weights(RECIPE, blend)
+    return [table for stage, run in shares for table in fold_tables(stage, run, split)]
+
+
 def blend_tables(wildcards):
-    """Every fold's table of every run in the submission, run after run."""
-    shares = parts.blend_weights(RECIPE)
-    return [table for stage, run in shares for table in fold_tables(stage, run, wildcards.split)]
+    """Tables of the submission's blend."""
+    return tables_of_blend(RECIPE.submission.blend, wildcards.split)
+
+
+def emptiness_tables(wildcards):
+    """Tables of the blend that decides which masks are empty."""
+    return tables_of_blend(RECIPE.submission.emptiness.blend, wildcards.split)
+
+
+def mask_sources(split):
+    """Input: what a blend's masks are emptied or replaced by."""
+
+    def files(wildcards):
+        emptiness = (
+            {"emptiness": f"<results>/submission/emptiness/{split}.parquet"} if RECIPE.submission.emptiness else {}
+        )
+        return emptiness | ({"jigsaw": "<results>/submission/jigsaw.parquet"} if JIGSAW else {})
+
+    return files
+
+
+def emptiness_blends(wildcards):
+    """The averaged tables that decide which masks are empty."""
+    splits = ("out_of_fold", "test") if RECIPE.submission.emptiness else ()
+    return [f"<results>/submission/emptiness/{split}.parquet" for split in splits]
+
+
+def mosaic_files(wildcards):
+    """Files that a recipe takes its mosaics from."""
+    if JIGSAW.file is None:
+        return []
+    path = Path(JIGSAW.file)
+    return sorted(map(str, path.glob("*.csv"))) if path.is_dir() else JIGSAW.file
+
+
+def jigsaw_tables(wildcards):
+    """Mosaics, masks that follow from neighbours, and their effects, if the recipe has a jigsaw step."""
+    names = ("data/mosaics", "submission/jigsaw", "submission/jigsaw_effects") if JIGSAW else ()
+    return {Path(name).name: f"<results>/{name}.parquet" for name in names}
+
+
+def given(name):
+    """Params: an input that not every recipe has."""
+    return lambda wildcards, input: input.get(name, "")
 
 
 def scored_tables(wildcards):
@@ -106,10 +156,10 @@ def scored_tables(wildcards):
 
 def source_tables(wildcards):
     """Test tables that pseudolabels come from: the source stage's ensemble, or every fold's tables for cross-fitting."""
-    source = RECIPE.stage(wildcards.stage).pseudolabels
+    source = parts.pseudolabel_sets(RECIPE)[wildcards.owner]
     if not source.cross_fit:
         return f"<results>/{source.stage}/ensemble/test.parquet"
-    runs = parts.run_weights(RECIPE.stage(source.stage))
+    runs = averages.run_weights(RECIPE.stage(source.stage))
     return [table for run in runs for table in fold_tables(source.stage, run, "test")]
 
 
@@ -140,8 +190,8 @@ def all_weights(wildcards):
 
 
 def all_pseudolabels(wildcards):
-    """Pseudolabels of the stages that use them."""
-    return [f"<results>/{stage.name}/pseudolabels.parquet" for stage in RECIPE.stages if stage.pseudolabels]
+    """Every set of pseudolabels."""
+    return [f"<results>/{owner}/pseudolabels.parquet" for owner in parts.pseudolabel_sets(RECIPE)]
 
 
 # ---------------------------------------------------------------------------------------- the part of the recipe for each rule
@@ -168,13 +218,23 @@ def predict_part(wildcards):
 
 
 def ensemble_part(wildcards):
-    weights = parts.run_weights(RECIPE.stage(wildcards.stage))
-    return parts.EnsemblePart(weights=list(weights.values()), split=wildcards.split).text()
+    return averages.stage_part(RECIPE, wildcards.stage, wildcards.split).text()
 
 
 def blend_part(wildcards):
-    weights = parts.blend_weights(RECIPE)
-    return parts.EnsemblePart(weights=list(weights.values()), split=wildcards.split).text()
+    return averages.blend_part(RECIPE, RECIPE.submission.blend, wildcards.split).text()
+
+
+def emptiness_part(wildcards):
+    return averages.blend_part(RECIPE, RECIPE.submission.emptiness.blend, wildcards.split).text()
+
+
+def mosaics_part(wildcards):
+    return parts.mosaics_part(RECIPE).text()
+
+
+def jigsaw_part(wildcards):
+    return parts.jigsaw_part(RECIPE).text()
 
 
 def score_part(wildcards):
@@ -182,7 +242,7 @@ def score_part(wildcards):
 
 
 def pseudolabels_part(wildcards):
-    return parts.pseudolabels_part(RECIPE, wildcards.stage).text()
+    return parts.pseudolabels_part(RECIPE, wildcards.owner).text()
 
 
 def binarise_part(wildcards):

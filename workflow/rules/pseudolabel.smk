@@ -1,4 +1,4 @@
-"""Confident predictions of one stage become training masks of a later one."""
+"""Confident predictions of one stage become training masks of a later one, for all of it or for one of its runs."""
 
 
 rule select_pseudolabels:
@@ -7,11 +7,11 @@ rule select_pseudolabels:
         tables=source_tables,
         code=code("select_pseudolabels"),
     output:
-        pseudolabels="<results>/{stage}/pseudolabels.parquet",
+        pseudolabels="<results>/{owner}/pseudolabels.parquet",
     log:
-        "<logs>/select_pseudolabels/{stage}.log",
+        "<logs>/select_pseudolabels/{owner}.log",
     benchmark:
-        "<benchmarks>/select_pseudolabels/{stage}.tsv"
+        "<benchmarks>/select_pseudolabels/{owner}.tsv"
     conda:
         "../envs/stagepipe.yaml"
     resources:
@@ -21,7 +21,7 @@ rule select_pseudolabels:
         part=pseudolabels_part,
         job=job("select_pseudolabels"),
     message:
-        "Selecting pseudolabels for {wildcards.stage}"
+        "Selecting pseudolabels for {wildcards.owner}"
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples}"
         " --tables {input.tables} --pseudolabels {output.pseudolabels}"

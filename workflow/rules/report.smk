@@ -9,11 +9,12 @@ PICTURES = {
     "thresholds": "Scores",
     "cases": "Predictions",
     "cost": "Cost",
-}
+} | ({"mosaics": "Predictions"} if JIGSAW else {})
 
 
 rule report:
     input:
+        unpack(jigsaw_tables),
         samples=rules.ingest.output.samples,
         pixels=ancient(rules.ingest.output.pixels),
         faults=rules.ingest.output.faults,
@@ -27,6 +28,7 @@ rule report:
         thresholds=rules.binarise.output.thresholds,
         out_of_fold="<results>/submission/out_of_fold.parquet",
         test="<results>/submission/test.parquet",
+        emptiness=emptiness_blends,
         submission=rules.submit.output.submission,
         code=code("report"),
     output:
@@ -52,6 +54,9 @@ rule report:
         job=job("report"),
         # What jobs took is no result, so it is not among the inputs.
         benchmarks=f"results/{RECIPE.name}/benchmarks",
+        mosaics=given("mosaics"),
+        jigsaw=given("jigsaw"),
+        jigsaw_effects=given("jigsaw_effects"),
     message:
         "Writing the report"
     shell:
@@ -59,4 +64,5 @@ rule report:
         " --faults {input.faults} --folds {input.folds} --histories {input.histories} --weights {input.weights}"
         " --pseudolabels {input.pseudolabels} --cases {input.cases} --scores {input.scores}"
         " --threshold {input.threshold} --thresholds {input.thresholds} --out-of-fold {input.out_of_fold}"
-        " --test {input.test} --submission {input.submission} --benchmarks {params.benchmarks} --html {output.html}"
+        " --test {input.test} --emptiness {input.emptiness} --mosaics {params.mosaics} --jigsaw {params.jigsaw}"
+        " --jigsaw-effects {params.jigsaw_effects} --submission {input.submission} --benchmarks {params.benchmarks} --html {output.html}"

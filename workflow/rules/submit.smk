@@ -25,8 +25,35 @@ rule blend:
         "exec python {params.job} --part {params.part:q} --log {log} --tables {input.tables} --table {output.table}"
 
 
+if RECIPE.submission.emptiness:
+
+    rule blend_emptiness:
+        input:
+            tables=emptiness_tables,
+            code=code("ensemble"),
+        output:
+            table="<results>/submission/emptiness/{split}.parquet",
+        log:
+            "<logs>/blend_emptiness/{split}.log",
+        benchmark:
+            "<benchmarks>/blend_emptiness/{split}.tsv"
+        conda:
+            "../envs/stagepipe.yaml"
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        params:
+            part=emptiness_part,
+            job=job("ensemble"),
+        message:
+            "Blending the {wildcards.split} predictions that decide which masks are empty"
+        shell:
+            "exec python {params.job} --part {params.part:q} --log {log} --tables {input.tables} --table {output.table}"
+
+
 rule binarise:
     input:
+        unpack(mask_sources("out_of_fold")),
         samples=rules.ingest.output.samples,
         pixels=ancient(rules.ingest.output.pixels),
         folds=rules.split_folds.output.folds,
@@ -48,16 +75,19 @@ rule binarise:
     params:
         part=binarise_part,
         job=job("binarise"),
+        emptiness=given("emptiness"),
+        jigsaw=given("jigsaw"),
     message:
         "Fixing the threshold on out-of-fold predictions"
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
-        " --folds {input.folds} --table {input.table}"
+        " --folds {input.folds} --table {input.table} --emptiness {params.emptiness} --jigsaw {params.jigsaw}"
         " --threshold {output.threshold} --thresholds {output.thresholds} --cases {output.cases}"
 
 
 rule submit:
     input:
+        unpack(mask_sources("test")),
         samples=rules.ingest.output.samples,
         table="<results>/submission/test.parquet",
         threshold=rules.binarise.output.threshold,
@@ -77,10 +107,13 @@ rule submit:
     params:
         part=submit_part,
         job=job("submit"),
+        emptiness=given("emptiness"),
+        jigsaw=given("jigsaw"),
     message:
         "Writing {output.submission}"
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --table {input.table}"
+        " --emptiness {params.emptiness} --jigsaw {params.jigsaw}"
         " --threshold {input.threshold} --rows {input.rows} --submission {output.submission}"
 
 

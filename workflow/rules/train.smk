@@ -25,8 +25,8 @@ rule train:
     params:
         part=train_part,
         job=job("train"),
-        pseudolabels=lambda wildcards, input: input.get("pseudolabels", ""),
-        origin=lambda wildcards, input: input.get("origin", ""),
+        pseudolabels=given("pseudolabels"),
+        origin=given("origin"),
     message:
         "Training {wildcards.stage}/{wildcards.run}, phase {wildcards.phase}, fold {wildcards.fold}"
     shell:

@@ -5,13 +5,13 @@ from stagepipe.recipe.parts import BinarisePart
 
 
 def main() -> None:
-    inputs = ["samples", "pixels", "folds", "table"]
+    inputs = ["samples", "pixels", "folds", "table", "emptiness", "jigsaw"]
     work = script.start(__doc__, BinarisePart, inputs, outputs=["threshold", "thresholds", "cases"])
-    from stagepipe.masks import fix_threshold
+    from stagepipe.masks import Sources, fix_threshold
 
-    sources = [work.path(name) for name in inputs]
+    sources = Sources(work.path("samples"), work.path("table"), work.optional("emptiness"), work.optional("jigsaw"))
     outputs = [work.path(name) for name in ("threshold", "thresholds", "cases")]
-    fix_threshold(work.part, *sources, *outputs, work.provenance)
+    fix_threshold(work.part, sources, work.path("pixels"), work.path("folds"), *outputs, work.provenance)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from stagepipe.recipe.parts import ReportPart
 
 INPUTS = [
     "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "scores", "threshold",
-    "thresholds", "out-of-fold", "test", "submission", "benchmarks",
+    "thresholds", "out-of-fold", "test", "emptiness", "mosaics", "jigsaw", "jigsaw-effects", "submission", "benchmarks",
 ]  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         histories=work.paths["histories"],
         cases=work.paths["cases"],
         scores_csv=work.path("scores"),
-        pseudolabels={path.parent.name: path for path in work.paths["pseudolabels"]},
+        pseudolabels={path.relative_to(html.parent).parent.as_posix(): path for path in work.paths["pseudolabels"]},
         threshold_summary=work.path("threshold"),
         thresholds=work.path("thresholds"),
         blend_out_of_fold=work.path("out-of-fold"),
@@ -33,6 +33,10 @@ def main() -> None:
         submission=work.path("submission"),
         benchmarks=sorted(work.path("benchmarks").rglob("*.tsv")),
         weights=work.paths["weights"],
+        emptiness=work.paths["emptiness"],
+        mosaics=work.optional("mosaics"),
+        jigsaw=work.optional("jigsaw"),
+        jigsaw_effects=work.optional("jigsaw-effects"),
     )
     report.write(inputs, html, html.parent / "report")
 

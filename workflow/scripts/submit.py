@@ -5,12 +5,12 @@ from stagepipe.recipe.parts import SubmitPart
 
 
 def main() -> None:
-    inputs = ["samples", "table", "threshold", "rows"]
+    inputs = ["samples", "table", "emptiness", "jigsaw", "threshold", "rows"]
     work = script.start(__doc__, SubmitPart, inputs, outputs=["submission"])
-    from stagepipe.masks import submit
+    from stagepipe.masks import Sources, submit
 
-    sources = [work.path(name) for name in ("samples", "table", "threshold")]
-    submit(work.part, *sources, work.optional("rows"), work.path("submission"))
+    sources = Sources(work.path("samples"), work.path("table"), work.optional("emptiness"), work.optional("jigsaw"))
+    submit(work.part, sources, work.path("threshold"), work.optional("rows"), work.path("submission"))
 
 
 if __name__ == "__main__":

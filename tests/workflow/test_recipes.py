@@ -1,0 +1,89 @@
+"""The published recipes: their full graphs, and all of each at a small size from raw files to the report."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browser import check_page
+from project import CHECKOUT, FAST, PLAIN, Project
+
+from stagepipe.artefacts import read_table
+from stagepipe.recipe.load import load
+from stagepipe.recipe.model import Recipe
+
+RECIPES, OVERLAYS = CHECKOUT / "config" / "recipes", CHECKOUT / "config" / "overlays"
+SMALL = {"tgs_salt_1st": "tiny", "tgs_salt_5th": "tiny_5th"}
+
+
+def overlays(name: str) -> list[Path]:
+    return [OVERLAYS / f"{SMALL[name]}.yaml", OVERLAYS / "synthetic.yaml"]
+
+
+def choices(recipe: Recipe) -> set[tuple[str, ...]]:
+    """Everything that a recipe chooses by name, and where."""
+    found = {("network", name, network.architecture, network.mask) for name, network in recipe.networks.items()}
+    for stage in recipe.stages:
+        found |= {("stage", stage.name, *stage.tta, stage.mean)}
+        for name, run in stage.runs.items():
+            pseudolabels = run.pseudolabels or stage.pseudolabels
+            kept = (pseudolabels.keep, str(len(pseudolabels.bins))) if pseudolabels else ()
+            found |= {("run", stage.name, name, run.network, str(run.black_is_empty), *kept)}
+            for phase in run.phases:
+                options = [phase.optimizer, phase.schedule, phase.sampler, phase.select]
+                names = [option.choice for option in options] + sorted(phase.loss) + sorted(phase.deep_supervision)
+                member = "member" if phase.member else "no member"
+                found |= {
+                    ("phase", phase.name, phase.init, phase.data, phase.folds, str(phase.augment), member, *names)
+                }
+    steps = [step.choice for step in recipe.submission.postprocess]
+    return found | {("submission", *sorted(recipe.submission.blend), *steps, str(bool(recipe.submission.emptiness)))}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_recipe_is_the_whole_one(name):
+    whole, small = load(RECIPES / f"{name}.yaml"), load(RECIPES / f"{name}.yaml", overlays(name))
+    missing = choices(whole) - choices(small)
+    # Pseudolabels by size: the small recipe has half of the bins.
+    assert {row[:3] for row in missing} <= {("run", "stage2", "resnet34_256_deep")}
+    assert len(choices(small)) == len(choices(whole))
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        ("tgs_salt_1st", {"train": 69, "predict": 30, "select_pseudolabels": 3, "find_mosaics": 1}),
+        ("tgs_salt_5th", {"train": 60, "predict": 40, "blend_emptiness": 2, "find_mosaics": 1}),
+    ],
+)
+def test_the_full_graph_over_the_real_tiles(empty, tmp_path, real_data, name, jobs):
+    project = empty.copy(tmp_path / "folder")
+    (project.folder / "data").mkdir()
+    (project.folder / "data" / "tgs").symlink_to(real_data / "tgs")
+    shown = replace(project, recipe=RECIPES / f"{name}.yaml").dry_run().stdout
+    counted = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", shown, flags=re.MULTILINE)}
+    assert {rule: counted[rule] for rule in jobs} == jobs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_recipe_runs_from_raw_files_to_the_report(empty: Project, tmp_path, name):
+    made = load(RECIPES / f"{name}.yaml", overlays(name))
+    project = replace(empty.copy(tmp_path / "folder"), recipe=RECIPES / f"{name}.yaml", overlays=tuple(overlays(name)))
+    done = project.snakemake(*FAST)
+    assert done.returncode == 0, done.stdout
+    results = project.folder / "results" / made.name
+    tests = made.dataset.synthetic.test
+    rows = (results / "submission.csv").read_text().splitlines()
+    assert rows[0] == "id,rle_mask" and len(rows) == 1 + tests
+    for stage in made.stages:
+        for name_, run in stage.runs.items():
+            for phase in run.phases:
+                folder = next((results / stage.name / name_ / phase.name).iterdir())
+                assert read_table(folder / "history.parquet").num_rows == phase.epochs * phase.cycles
+            assert read_table(results / stage.name / name_ / "fold_0" / "test.parquet").num_rows == tests
+    mosaics = read_table(results / "data" / "mosaics.parquet")
+    assert mosaics.num_rows > tests
+    assert set(read_table(results / "submission" / "jigsaw.parquet")["rule"].to_pylist())
+    check_page(results / "report.html")
+    assert "Nothing to be done" in project.snakemake(*PLAIN, "--dry-run").stdout
