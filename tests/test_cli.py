@@ -105,7 +105,7 @@ def test_a_missing_root_says_what_is_expected(check):
         ({"networks__r": LINKNET, PHASE: {"resize": 44}}, f"{PHASE}: Linknet takes heights and widths"),
         ({PHASE: {"loss": {"focal": {"arguments": {"gama": 1}}}}}, f"{PHASE}.loss: focal has no argument gama"),
         ({PHASE: {"deep_supervision": {"empty": "bce"}}}, f"{PHASE}.deep_supervision.empty: Unet has no such head"),
-        ({"submission": {"postprocess": [{"jigsaw": {"file": "none.json"}}]}}, "none.json: is no folder and no JSON fil"),
+        ({"submission": {"postprocess": [{"jigsaw": {"file": "none.json"}}]}}, "none.json: is no folder and no JSON"),
         ({"submission": {"postprocess": ["jigsaw"]}}, None),
         ({PHASE: {"augment": [{"name": "HorizontalFlop"}]}}, f"{PHASE}.augment[0]: HorizontalFlop is unknown"),
         ({"folds": {"stratify": ["dept"]}}, "folds.stratify: the samples table will have no column 'dept'"),
