@@ -237,6 +237,8 @@ def test_a_loss_that_is_no_number_names_where_it_was(data, tmp_path):
         ({"top": {"k": 6}}, [1, 4, 3, 5, 2, 0]),
         ("end_of_cycle", [1, 3, 5]),
         ({"end_of_cycle": {"skip": 1}}, [3, 5]),
+        ({"end_of_cycle": {"count": 2}}, [1, 3]),
+        ({"end_of_cycle": {"skip": 1, "count": 1}}, [3]),
     ],
 )
 def test_members_are_the_epochs_that_the_recipe_selects(select, expected, data, tmp_path, monkeypatch):

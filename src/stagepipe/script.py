@@ -109,6 +109,8 @@ def _log_to(path: Path | None) -> None:
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logging.captureWarnings(True)
+    # It tells at every bar chart how it reads words.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     sys.excepthook = _log_error
 
 

@@ -39,7 +39,8 @@ class Progress:
         """Epochs whose weights go to prediction, best first (of equals the earlier) or in the order of the cycles."""
         if phase.select.end_of_cycle:
             ends = {row[0] // phase.epochs: row[0] for row in self.history}
-            return [int(ends[cycle]) for cycle in sorted(ends)][phase.select.end_of_cycle.skip :]
+            first = phase.select.end_of_cycle.skip
+            return [int(ends[cycle]) for cycle in sorted(ends)][first : first + phase.member_count]
         count = phase.select.top.k if phase.select.top else 1
         return [int(row[0]) for row in sorted(self.history, key=lambda row: (-row[3], row[0]))[:count]]
 

@@ -9,6 +9,7 @@ from browser import check_page
 from project import CHECKOUT, FAST, PLAIN, Project
 
 from stagepipe.artefacts import read_table
+from stagepipe.networks import build, validate_names
 from stagepipe.recipe.load import load
 from stagepipe.recipe.model import Recipe
 
@@ -47,6 +48,21 @@ def test_the_small_recipe_is_the_whole_one(name):
     # Pseudolabels by size: the small recipe has half of the bins.
     assert {row[:3] for row in missing} <= {("run", "stage2", "resnet34_256_deep")}
     assert len(choices(small)) == len(choices(whole))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_is_built_and_has_the_heads_that_are_trained(name):
+    made = load(RECIPES / f"{name}.yaml", overlays(name))
+    for stage in made.stages:
+        for run in stage.runs.values():
+            for phase in run.phases:
+                network = made.networks[run.network]
+                built = build(network, 1, 1, phase.resize, phase.pad, pretrained=False)
+                built.check_size(101, 101)
+                built.check_heads(phase.deep_supervision)
+    whole = load(RECIPES / f"{name}.yaml")
+    for network in whole.networks.values():
+        validate_names(network)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ HEAD = [
     "rule",
     "on",
     "labelled tiles",
-    "score before",
+    "before",
     "after",
     "change of all",
     "helped",

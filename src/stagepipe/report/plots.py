@@ -95,7 +95,8 @@ def _kept(axes: "list[Axes]", found: Collected, owner: str) -> None:
     rows = found.pseudolabels[found.pseudolabels["owner"] == owner]
     lowest = max(0.0, float(rows["confidence"].min()) - 0.02)
     axes[0].hist(rows["confidence"], bins=list(np.linspace(lowest, 1, 26)), color=ACCENT, rwidth=0.9)
-    axes[0].set(title=f"{owner}: {len(rows):,} masks kept", xlabel="confidence", ylabel="images")
+    axes[0].set(title=f"{len(rows):,} masks kept", xlabel="confidence")
+    axes[0].set_ylabel(owner.replace("/", "\n"), color=INK, fontweight="bold")
     if len(found.classes) == 1:
         share = 100 * rows[found.classes[0]]
         axes[1].hist(share[share > 0], bins=list(np.linspace(0, 100, 21)), color=SECOND, rwidth=0.9)

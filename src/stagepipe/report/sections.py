@@ -53,7 +53,7 @@ def folds(found: Collected, drawn: dict[str, bytes]) -> str:
     rows = [[value.item() if hasattr(value, "item") else value for value in row] for row in balance.to_numpy(object)]
     recipe = found.recipe.folds
     how = f"stratified by {', '.join(recipe.stratify)}" if recipe.stratify else "split at random"
-    how = f"read from {recipe.file}" if recipe.file else how
+    how = f"dealt out by {recipe.deal}" if recipe.deal else f"read from {recipe.file}" if recipe.file else how
     caption = (
         f"{recipe.count} folds, {escape(how)}. The orange line is the mean of all folds: bars that leave it are folds "
         "that differ."
