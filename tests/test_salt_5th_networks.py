@@ -5,7 +5,6 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 
-from stagepipe.networks.inputs import InputChannels
 from stagepipe.networks.salt_5th import NormalisedScSE, ObjectContext, Salt5th, SelfAttention
 
 TINY = {"centre_channels": [16, 8], "decoder_channels": [16, 8, 8, 8, 8], "feature_channels": 8}
@@ -67,14 +66,6 @@ def test_the_encoder_is_that_of_smp_without_its_pooling(encoder):
     with torch.inference_mode():
         features = network.encoder(images(1, 3, 64, 64))
     assert [feature.shape[-1] for feature in features] == [64, 32, 32, 16, 8, 4]
-
-
-@pytest.mark.parametrize("channels", [["image"] * 3, ["image"]])
-def test_a_gray_image_enters_as_copies_of_itself(channels):
-    inputs = InputChannels(channels, "imagenet", 1)
-    found = inputs(torch.full((1, 1, 2, 2), 51, dtype=torch.uint8))
-    assert found.shape == (1, len(channels), 2, 2)
-    torch.testing.assert_close(found, torch.full_like(found, (0.2 - 0.449) / 0.226))
 
 
 # ------------------------------------------------------------------------------------------------------------- whole
