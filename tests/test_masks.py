@@ -11,11 +11,12 @@ from stagepipe import rle
 from stagepipe.artefacts import read_table, write_table
 from stagepipe.data.store import writing
 from stagepipe.errors import DataError
-from stagepipe.masks import Sources, black_images, empty_masks, final_masks, fix_threshold, submit
+from stagepipe.masks import Sources, black_images, empty_masks, final_masks, fix_threshold, score_jigsaw, submit
 from stagepipe.probabilities import ProbabilityWriter
 from stagepipe.recipe.model import Emptiness, Postprocess, Submission
 from stagepipe.recipe.parts import BinarisePart, SubmitPart
 from stagepipe.tables import FOLDS, SAMPLES
+from stagepipe.tables import JIGSAW as JIGSAW_TABLE
 
 SIZE = 8
 
@@ -135,6 +136,41 @@ def test_another_blend_decides_which_masks_are_empty(tmp_path):
     submit(part, Sources(data.samples, table, decides), tmp_path / "threshold.json", None, tmp_path / "s.csv")
     encoded = rle.encode(square(4))
     assert (tmp_path / "s.csv").read_text().splitlines()[1:] == [f"a,{encoded}", f"b,{encoded}", "c,", "d,"]
+
+
+def jigsaw_table(path, masks: dict[str, list[tuple[str, bool, np.ndarray]]], split: str = "train"):
+    """(rule, applied, mask) of each sample."""
+    rows = []
+    for name, replacements in masks.items():
+        for by_rule, applied, mask in replacements:
+            lengths, values = rle.encode_runs(mask)
+            row = {"sample_id": name, "split": split, "fold": 0 if split == "train" else None, "rule": by_rule}
+            row |= {"applied": applied, "source": "x", "height": SIZE, "width": SIZE}
+            rows.append(row | {"lengths": lengths, "values": values})
+    write_table(path, pa.Table.from_pylist(rows, schema=JIGSAW_TABLE))
+    return path
+
+
+def test_masks_from_neighbours_count_in_the_scores_and_their_effect_is_that_on_predictions(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    predicted = TRUTHS | {"a": square(0), "b": square(2)}
+    masks = {"a": [("vertical_below", True, square(4))], "b": [("empty_below", False, square(0))]}
+    table = write_maps(tmp_path / "oof.parquet", maps_of(predicted, 200, 10))
+    sources = Sources(data.samples, table, jigsaw=jigsaw_table(tmp_path / "jigsaw.parquet", masks))
+    part = BinarisePart(submission=rule(postprocess=[JIGSAW]), classes=["salt"])
+    names = [tmp_path / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet")]
+    fix_threshold(part, sources, data.pixels, data.folds, *names)
+    scores = {row["sample_id"]: row["iou"] for row in read_table(names[2]).to_pylist() if row["run"] == "blend"}
+    assert scores == {"a": 1, "b": 4 / 25, "c": 1, "d": 1}
+    score_jigsaw(part, sources, data.pixels, data.folds, names[0], tmp_path / "effects.parquet")
+    effects = read_table(tmp_path / "effects.parquet").to_pylist()
+    assert [(row["sample_id"], row["applied"], row["before"], row["after"]) for row in effects] == [
+        ("a", True, 0, 1),
+        ("b", False, 0, 0),
+    ]
+    # The test split has its own.
+    tests = Sources(data.samples, table, jigsaw=jigsaw_table(tmp_path / "tests.parquet", masks, "test"))
+    assert tests.replaced("train") == {} and list(tests.replaced("test")) == ["a"]
 
 
 def test_several_classes_take_the_most_probable_one(tmp_path):
