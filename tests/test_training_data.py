@@ -108,6 +108,7 @@ def test_selection(fold, phase, expected, selected):
 def test_foreground_is_what_is_not_background():
     table = pa.table({"coverage": [[0.25], [0.5, 0.125, 0.375], None], "height": [4, 8, 3], "width": [2, 4, 3]})
     assert foreground_pixels(table).tolist() == [2, 16, 0]
+    assert foreground_pixels(table, ignore_index=2).tolist() == [2, 4, 0]
 
 
 def test_samples_that_always_train_never_validate(selected):

@@ -111,9 +111,8 @@ def predict(
     """Write the `out_of_fold` and `test` tables of one run and fold.
 
     `weights` maps the phases that have members to their files, `outputs` the two splits to the tables to write. The
-    out-of-fold table holds the samples whose fold this is, which no member has seen the label of. Black images are all
-    0 where the run says so. TrainingError if a
-    network gives values that are no numbers.
+    out-of-fold table holds the samples whose fold this is, which no member has seen the label of. Maps of black images
+    are all 0 where the run says so. TrainingError if a network gives values that are no numbers.
     """
     table = read_table(samples)
     store = PixelStore(pixels, table)

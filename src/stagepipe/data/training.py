@@ -46,7 +46,7 @@ def select(part: TrainPart, samples: pa.Table, folds: Path, pseudolabels: Path |
     """Rows for one phase and fold. DataError if nothing is left to train or validate on."""
     row_of = {sample_id: row for row, sample_id in enumerate(samples["sample_id"].to_pylist())}
     black = samples["black"].to_pylist()
-    foreground = foreground_pixels(samples)
+    foreground = foreground_pixels(samples, part.ignore_index)
     enough = max(part.phase.minimum_foreground, int(part.phase.exclude_empty))
     split = read_table(folds)
     held_out = VALIDATION_FOLD_OF_SHARED if part.fold == "shared" else int(part.fold)
@@ -83,15 +83,19 @@ def _pseudolabelled(part: TrainPart, table: pa.Table, row_of: dict[str, int]) ->
             yield Item(row_of[sample_id], runs, int(runs[0][runs[1] > 0].sum()))
 
 
-def foreground_pixels(samples: pa.Table) -> np.ndarray:
+def foreground_pixels(samples: pa.Table, ignore_index: int | None = None) -> np.ndarray:
     """Pixels of each mask that aren't background, int64 [N]; 0 without a mask.
 
-    Background is what is not the single class, or the first of several.
+    Background is what is not the single class, or the first of several and the one to ignore.
     """
-    shares = samples["coverage"].to_pylist()
     areas = samples["height"].to_numpy().astype(np.int64) * samples["width"].to_numpy()
-    counted = [0.0 if share is None else share[0] if len(share) == 1 else sum(share[1:]) for share in shares]
-    return np.rint(np.array(counted) * areas).astype(np.int64)
+
+    def share(coverage: list[float] | None) -> float:
+        classes = range(len(coverage or ()))
+        counted = classes if len(classes) == 1 else [index for index in classes if index not in (0, ignore_index)]
+        return sum(coverage[index] for index in counted) if coverage else 0.0
+
+    return np.rint(np.array([share(coverage) for coverage in samples["coverage"].to_pylist()]) * areas).astype(np.int64)
 
 
 def epoch_order(sampler: Sampler, empty: np.ndarray, key: tuple[str | int, ...], batch: int = 1) -> np.ndarray:
