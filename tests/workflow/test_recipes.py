@@ -59,7 +59,7 @@ def test_every_network_is_built_and_has_the_heads_that_are_trained(name):
                 network = made.networks[run.network]
                 built = build(network, 1, 1, phase.resize, phase.pad, pretrained=False)
                 built.check_size(101, 101)
-                built.check_heads(phase.deep_supervision)
+                assert set(phase.deep_supervision) <= set(built.head_names)
     whole = load(RECIPES / f"{name}.yaml")
     for network in whole.networks.values():
         validate_names(network)
