@@ -142,9 +142,7 @@ class Facing:
         Smooth borders match many others by chance. They are known by the likeness of the last two lines of each tile,
         and by lines that still correlate when extrapolated twice as far. The weights are those of a logistic regression
         of true links (published mosaics of 6,200 real TGS tiles) against links to tiles turned by half a turn, divided
-        by the weight of the margin: at ten false links the recall of links rises from 0.80 to 0.88. Of links to tiles
-        mirrored over one axis, which the weights don't know, `assembly.ALONE` lets 0 pass, a margin that finds as many
-        true links 18 horizontally and 10 vertically.
+        by the weight of the margin. What they are worth is measured by `python -m benchmarks --only jigsaw`.
         """
         far = _fisher(np.einsum("ij,ij->i", self.ahead.far[first], self.behind.far[second]))
         smoothness = self.ahead.smoothness[first] + self.behind.smoothness[second]
