@@ -15,7 +15,8 @@ Seam = tuple[Cell, int, int]
 
 ALONE = -0.13
 """What the margin of a single seam, less its plainness, must reach. Of 6,200 real tiles among as many turned by half a
-turn, which can't be neighbours of theirs, few pairs are then false: `python -m benchmarks --only jigsaw` counts them."""
+turn, which can't be neighbours of theirs, few pairs are then false.
+The command `python -m benchmarks --only jigsaw` counts them."""
 
 DOUBT = 0.3
 """What is added to a seam's margin before it speaks for or against a join of several seams: on real tiles nearly all
