@@ -69,6 +69,16 @@ def test_the_example_has_no_fault():
         ("submission", {"blend": {"stage3": 1}}, "submission.blend.stage3: is neither a stage nor a stage/run; there"),
         ("submission", {"blend": {"stage1/first": 1}}, "submission.blend.stage1/first: is neither a stage nor a stage"),
         ("dataset", {"classes": ["a", "b"]}, "dataset.classes: the tgs format marks one class, not 2; write one name"),
+        ("dataset", {"format": "folder", "rle_size": 64}, "dataset.rle_size: the folder format has no run lengths"),
+        (WARM, {"always_train": False}, f"{WARM}.always_train: there is no such group; name its column in `folds."),
+        (WARM, {"schedule": {"cosine": {"stretch": 2}}}, f"{WARM}.schedule.cosine.stretch: only falls after a restart"),
+        (WARM, {"triplets": [{"bottom": []}]}, f"{WARM}.triplets.0.bottom: is empty; write at least one number"),
+        (WARM, {"sampler": {"balanced": {"positive": [0.5, 1.5]}}}, f"{WARM}.sampler.balanced.positive"),
+        ("submission", {"triplets": [{"bottom": 0.3}]}, "submission.threshold.value: the triplets hold the thresholds"),
+        ("submission", {"blend_search": {"step": 0.3}}, "submission.blend_search.step: 0.3 doesn't divide 1; write fo"),
+        ("submission", {"blend_search": {"step": 0.0001}}, "submission.blend_search.step: 0.0001 and the triplets mak"),
+        ("submission", {"blend_search": {}, "mean": "geometric"}, "submission.blend_search: only arithmetic means are"),
+        ("dataset", {"synthetic_siim": {"test": 3}}, "synthetic_siim: describes generated data; leave it out or write"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_key(key, values, message):
@@ -84,6 +94,14 @@ def test_reserved_names_of_stages(name):
     assert f"stages.{name}: the workflow itself uses this name; write another, for example stage_{name}" in faults(
         changed("stages.stage2", name=name)
     )
+
+
+def test_the_search_of_a_blend_wants_runs_as_they_are():
+    data = changed("stages.stage1.runs.large", rescale="minmax")
+    at(data, "submission")["blend_search"] = {}
+    assert faults(data) == [
+        "submission.blend_search: stage1/large is rescaled; write `rescale: none` there, or leave the search out"
+    ]
 
 
 def test_two_stages_of_one_name():
@@ -115,6 +133,9 @@ def test_several_classes_need_their_losses_scores_and_encoding():
     at(data, SMALL)["black_is_empty"] = True
     at(data, WARM)["deep_supervision"] = {"empty": "bce"}
     at(data, "submission").update({"postprocess": ["jigsaw"], "emptiness": {"blend": {"stage1": 1.0}}})
+    at(data, "submission").update({"triplets": [{"bottom": 0.4}], "blend_search": {}, "size": 64})
+    at(data, "submission")["postprocess"].append({"contours": {"area": 3}})
+    at(data, WARM)["triplets"] = [{"bottom": 0.4}]
     found = faults(data)
     for message in [
         f"{WARM}.loss.bce: needs a single class; write cross_entropy or lovasz_softmax for several",
@@ -124,8 +145,13 @@ def test_several_classes_need_their_losses_scores_and_encoding():
         "networks.small.normalise.mean: write 1 number, or 3 for rgb images",
         f"{SMALL}.black_is_empty: is for a single class; leave it out for several",
         f"{WARM}.deep_supervision: its heads tell empty masks of a single class; leave it out for several",
-        "submission.postprocess.jigsaw: its rules are for a single class; leave it out for several",
+        "submission.postprocess.jigsaw: is for a single class; leave it out for several",
+        f"{WARM}.triplets: are thresholds of a single class; leave them out for several",
+        "submission.postprocess.contours: is for a single class; leave it out for several",
         "submission.emptiness: is for a single class; leave it out for several",
+        "submission.triplets: is for a single class; leave it out for several",
+        "submission.blend_search: is for a single class; leave it out for several",
+        "submission.size: is for a single class; leave it out for several",
     ]:
         assert message in found
     assert not any("normalise.std" in line for line in found)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +103,13 @@ JIGSAW = {"find_mosaics data", "apply_jigsaw submission", "score_jigsaw submissi
         ("networks.small", {"mask": "hard"}, EVERY_TRAIN - {TRAIN[ONLY]}),
         (WARM, {"deep_supervision": {"empty": "bce"}}, {TRAIN[WARM]}),
         ("dataset", {"limit": 9}, INGEST),
+        ("dataset", {"rle_size": 64}, INGEST),
+        ("submission", {"threshold": {}, "triplets": [{"bottom": 0.3}]}, END - {"submit"}),
+        ("submission", {"size": 64}, {"submit"}),
+        ("submission", {"blend_search": {}}, {"search_blend submission", "ensemble submission"}),
+        ("submission", {"postprocess": [{"contours": {"area": 9}}]}, END),
+        (WARM, {"triplets": [{"bottom": 0.3}]}, {TRAIN[WARM]}),
+        (AGAIN, {"select": {"top": {"k": 2, "average": "weights"}}}, {TRAIN[AGAIN]} | FIRST),
         ("folds", {"stratify": [], "deal": "depth"}, {"split_folds data"}),
     ],
 )  # fmt: skip
@@ -143,6 +152,31 @@ def test_a_run_may_have_pseudolabels_of_its_own():
     del stage["pseudolabels"], stage["runs"]["first"]
     data["submission"]["blend"] = {"stage1": 1}
     assert list(pseudolabel_sets(validate(data, "r.yaml"))) == ["stage2/second"]
+
+
+def test_searched_shares_are_the_search_jobs_alone():
+    def made(shares):
+        data = changed("submission", blend=shares)
+        at(data, "submission")["blend_search"] = {"step": 0.25}
+        return parts(validate(data, "r.yaml"))
+
+    before, after = made({"stage1": 0.25, "stage2/first": 0.75}), made({"stage1": 0.5, "stage2/first": 0.5})
+    reached = {name for name in before if before[name] != after[name]} - {"report"}
+    assert reached == {"search_blend submission"}
+    assert json.loads(before["search_blend submission"][0])["runs"] == {
+        "stage1/large": 0.25 * 2 / 3, "stage1/small": 0.25 / 3, "stage2/first": 0.75,
+    }  # fmt: skip
+
+
+def test_runs_of_a_blend_come_in_one_order_whatever_names_them():
+    made = recipe("submission", blend={"stage1": 0.5, "stage1/large": 0.25, "stage2": 0.25})
+    made = made.model_copy(
+        update={"stages": [made.stages[0].model_copy(update={"ensemble": {"small": 1}}), *made.stages[1:]]}
+    )
+    # the stage brings small first, then comes large by its own name
+    assert list(blend_weights(made, made.submission.blend)) == [
+        ("stage1", "large"), ("stage1", "small"), ("stage2", "first"),
+    ]  # fmt: skip
 
 
 def test_where_mosaics_come_from_is_no_matter_of_the_rules():

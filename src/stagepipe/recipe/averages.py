@@ -41,8 +41,16 @@ def stage_part(recipe: Recipe, stage: str, split: str) -> EnsemblePart:
     return EnsemblePart(runs=shares, split=split, mean=spec.mean)
 
 
+def submission_part(recipe: Recipe, split: str) -> EnsemblePart:
+    """How the submission's blend is averaged; shares that are searched come from their own job."""
+    part = blend_part(recipe, recipe.submission.blend, split)
+    if recipe.submission.blend_search is None:
+        return part
+    return part.model_copy(update={"runs": [run.model_copy(update={"weight": 1.0}) for run in part.runs]})
+
+
 def blend_part(recipe: Recipe, blend: Blend, split: str) -> EnsemblePart:
-    """How the submission, or what decides its emptiness, is averaged."""
+    """How a blend of stages and runs is averaged."""
     shares = [
         RunShare(weight=weight, rescale=recipe.stage(stage).runs[run].rescale)
         for (stage, run), weight in blend_weights(recipe, blend).items()
@@ -51,11 +59,11 @@ def blend_part(recipe: Recipe, blend: Blend, split: str) -> EnsemblePart:
 
 
 def blend_weights(recipe: Recipe, blend: Blend) -> dict[tuple[str, str], float]:
-    """Share of every (stage, run) in a blend; a stage's share is split by its ensemble's ratios."""
+    """Share of every (stage, run) in a blend, sorted; a stage's share is split by its ensemble's ratios."""
     shares: dict[tuple[str, str], float] = {}
     for key, share in sorted(blend.items()):
         stage, _, run = key.partition("/")
         ratios = {run: 1.0} if run else run_weights(recipe.stage(stage))
         for name, ratio in ratios.items():
             shares[stage, name] = shares.get((stage, name), 0.0) + share * ratio
-    return shares
+    return dict(sorted(shares.items()))

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from stagepipe.recipe.model import SIGMOID_LOSSES, SOFTMAX_LOSSES, Pad, Phase, Pseudolabels, Recipe, Run, Stage
-from stagepipe.recipe.parts import jigsaw, uses_pseudolabels
+from stagepipe.recipe.model import (
+    SIGMOID_LOSSES,
+    SOFTMAX_LOSSES,
+    BlendSearch,
+    Pad,
+    Phase,
+    Pseudolabels,
+    Recipe,
+    Run,
+    Stage,
+    Submission,
+)
+from stagepipe.recipe.parts import uses_pseudolabels
 
 RESERVED = {
     "all", "raw", "data", "logs", "state", "code", "benchmarks", "submission", "report", "scores",
     "synthesise", "ingest", "split_folds", "train", "predict", "ensemble", "score", "select_pseudolabels",
     "blend", "binarise", "submit", "collect_scores", "find_mosaics", "apply_jigsaw", "score_jigsaw",
+    "search_blend",
 }  # fmt: skip
 """Names of targets, rules and folders of the results: no stage may take them."""
+MOST_BLENDS = 10_000_000
+"""combinations of shares and triplets that a search goes through; each takes 8 bytes a fold"""
 
 
 def faults(recipe: Recipe) -> list[str]:
@@ -35,11 +50,13 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
 
 def _dataset_faults(recipe: Recipe) -> Iterator[str]:
     dataset = recipe.dataset
-    if dataset.format in ("tgs", "synthetic") and len(dataset.classes) > 1:
+    if dataset.format != "folder" and len(dataset.classes) > 1:
         yield (
             f"dataset.classes: the {dataset.format} format marks one class, not {len(dataset.classes)}; "
             "write one name, or use the folder format"
         )
+    if dataset.format == "folder" and dataset.rle_size:
+        yield "dataset.rle_size: the folder format has no run lengths; leave it out"
 
 
 def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
@@ -116,6 +133,10 @@ def _phase_faults(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             yield f"{where}.loss.{loss}: needs a single class; write cross_entropy or lovasz_softmax for several"
     if not single and phase.monitor == "mean_precision":
         yield f"{where}.monitor: mean_precision is defined for a single class; write iou or dice"
+    if not single and phase.triplets:
+        yield f"{where}.triplets: are thresholds of a single class; leave them out for several"
+    if not phase.always_train and recipe.folds.always_train is None:
+        yield f"{where}.always_train: there is no such group; name its column in `folds.always_train`, or leave it out"
     if (phase.exclude_empty or phase.minimum_foreground) and phase.sampler.balanced:
         left_out = "exclude_empty" if phase.exclude_empty else "minimum_foreground"
         yield f"{where}.sampler: {left_out} leaves no empty mask to balance with; leave out one of the two"
@@ -171,15 +192,49 @@ def _submission_faults(recipe: Recipe) -> Iterator[str]:
             yield f"submission.{where}.{key}: is neither a stage nor a stage/run; there are {', '.join(known)}"
     if sum(step.jigsaw is not None for step in submission.postprocess) > 1:
         yield "submission.postprocess: has several jigsaw steps; write one"
+    if submission.triplets and submission.threshold.value != 0.5:
+        yield "submission.threshold.value: the triplets hold the thresholds; leave it out"
+    if submission.blend_search:
+        yield from _blend_search_faults(recipe, submission.blend_search)
     if recipe.dataset.outputs > 1:
-        if jigsaw(recipe):
-            yield "submission.postprocess.jigsaw: its rules are for a single class; leave it out for several"
-        if submission.emptiness:
-            yield "submission.emptiness: is for a single class; leave it out for several"
-        if submission.encode == "tgs":
-            yield "submission.encode: tgs encodes a single class; write runs for several"
-        if submission.threshold.value is None or submission.threshold.metric == "mean_precision":
-            yield "submission.threshold: several classes take the most probable one; write {value: 0.5, metric: iou}"
+        yield from _several_classes_faults(submission)
+
+
+def _blend_search_faults(recipe: Recipe, search: BlendSearch) -> Iterator[str]:
+    where = "submission.blend_search"
+    if abs(1 / search.step - round(1 / search.step)) > 1e-6:
+        yield f"{where}.step: {search.step:g} doesn't divide 1; write for example 0.1, 0.05 or 0.25"
+    elif _blends_and_rules(recipe, search) > MOST_BLENDS:
+        yield f"{where}.step: {search.step:g} and the triplets make too many combinations; write a larger step"
+    if recipe.submission.mean != "arithmetic":
+        yield f"{where}: only arithmetic means are searched; write `mean: arithmetic`, or leave it out"
+    for key in recipe.submission.blend:
+        stage, _, name = key.partition("/")
+        for spec in recipe.stages:
+            for run, made in spec.runs.items():
+                if spec.name == stage and name in ("", run) and made.rescale != "none":
+                    yield f"{where}: {stage}/{run} is rescaled; write `rescale: none` there, or leave the search out"
+
+
+def _blends_and_rules(recipe: Recipe, search: BlendSearch) -> int:
+    """How many sums of scores a search keeps for each fold, about."""
+    stages = {stage.name: len(stage.runs) for stage in recipe.stages}
+    runs = sum(1 if "/" in key else stages.get(key, 1) for key in recipe.submission.blend)
+    grids = [(grid.top, grid.area, grid.bottom) for grid in recipe.submission.triplets]
+    rules = sum(math.prod(len(side) if isinstance(side, list) else 1 for side in grid) for grid in grids)
+    return math.comb(round(1 / search.step) + runs - 1, runs - 1) * max(1, rules)
+
+
+def _several_classes_faults(submission: Submission) -> Iterator[str]:
+    """What only a single class can have."""
+    steps = {step.choice for step in submission.postprocess} & {"jigsaw", "contours"}
+    found = [f"postprocess.{step}" for step in sorted(steps)]
+    found += [key for key in ("emptiness", "triplets", "blend_search", "size") if getattr(submission, key)]
+    yield from (f"submission.{key}: is for a single class; leave it out for several" for key in found)
+    if submission.encode != "runs":
+        yield f"submission.encode: {submission.encode} encodes a single class; write runs for several"
+    if submission.threshold.value is None or submission.threshold.metric == "mean_precision":
+        yield "submission.threshold: several classes take the most probable one; write {value: 0.5, metric: iou}"
 
 
 def _network_faults(recipe: Recipe) -> Iterator[str]:

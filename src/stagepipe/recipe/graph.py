@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagepipe.recipe.averages import blend_part, stage_part
+from stagepipe.recipe.averages import blend_part, stage_part, submission_part
 from stagepipe.recipe.model import Phase, Recipe
 from stagepipe.recipe.part import Part
 from stagepipe.recipe.parts import (
@@ -18,6 +18,7 @@ from stagepipe.recipe.parts import (
     pseudolabel_sets,
     pseudolabels_part,
     score_part,
+    search_blend_part,
     train_part,
 )
 
@@ -56,8 +57,10 @@ def artefacts(recipe: Recipe, listing: str) -> Iterator[tuple[str, str, Part]]:
 
 def _submission(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
     emptiness = recipe.submission.emptiness
+    if recipe.submission.blend_search:
+        yield "search_blend", "submission/blends.parquet", search_blend_part(recipe)
     for split in SPLITS:
-        yield "ensemble", f"submission/{split}.parquet", blend_part(recipe, recipe.submission.blend, split)
+        yield "ensemble", f"submission/{split}.parquet", submission_part(recipe, split)
         if emptiness:
             yield "ensemble", f"submission/emptiness/{split}.parquet", blend_part(recipe, emptiness.blend, split)
     if jigsaw(recipe):

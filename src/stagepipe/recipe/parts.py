@@ -7,7 +7,7 @@ a default written out, changes no part.
 
 from __future__ import annotations
 
-from stagepipe.recipe.averages import EnsemblePart, stage_part
+from stagepipe.recipe.averages import EnsemblePart, blend_weights, stage_part
 from stagepipe.recipe.model import (
     Dataset,
     Folds,
@@ -24,15 +24,20 @@ from stagepipe.recipe.model import (
     Size,
     Submission,
     Synthetic,
+    SyntheticSiim,
     Threshold,
 )
 from stagepipe.recipe.part import Part
+
+ANY_BLEND = {"any": 1.0}
+"""In the place of a blend whose averages are another job's."""
 
 
 class SynthesisePart(Part):
     """For the job that writes synthetic raw data."""
 
-    synthetic: Synthetic
+    synthetic: Synthetic | None = None
+    synthetic_siim: SyntheticSiim | None = None
 
 
 class IngestPart(Part):
@@ -131,6 +136,15 @@ class JigsawPart(Part):
     jigsaw: Jigsaw
 
 
+class SearchBlendPart(Part):
+    """For the job that searches the shares of a blend."""
+
+    runs: dict[str, float]
+    """every `stage/run` of the blend, in the order of the inputs, with the share that is written in the recipe"""
+    step: float
+    submission: Submission
+
+
 class BinarisePart(Part):
     """For the job that fixes the threshold."""
 
@@ -146,9 +160,16 @@ class SubmitPart(Part):
     classes: list[str]
 
 
+def synthesise_part(recipe: Recipe) -> SynthesisePart:
+    """The numbers of the generator."""
+    name = recipe.dataset.format
+    return SynthesisePart(**{name: getattr(recipe.dataset, name)})
+
+
 def ingest_part(recipe: Recipe, listing: str) -> IngestPart:
     """The dataset without the numbers of the generator (the generated files themselves are the input)."""
-    return IngestPart(dataset=recipe.dataset.model_copy(update={"synthetic": Synthetic()}), listing=listing)
+    plain = {"synthetic": Synthetic(), "synthetic_siim": SyntheticSiim()}
+    return IngestPart(dataset=recipe.dataset.model_copy(update=plain), listing=listing)
 
 
 def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> TrainPart:
@@ -235,9 +256,21 @@ def score_part(recipe: Recipe, stage: str) -> ScorePart:
     return ScorePart(stage=stage, runs=runs, classes=recipe.dataset.classes, ignore_index=recipe.dataset.ignore_index)
 
 
+def search_blend_part(recipe: Recipe) -> SearchBlendPart:
+    """The runs of the blend and the rule that their average is scored by."""
+    search = recipe.submission.blend_search
+    assert search is not None
+    shares = blend_weights(recipe, recipe.submission.blend)
+    rule = Submission(blend=ANY_BLEND, threshold=recipe.submission.threshold, triplets=list(recipe.submission.triplets))
+    return SearchBlendPart(
+        runs={f"{stage}/{run}": share for (stage, run), share in shares.items()}, step=search.step, submission=rule
+    )
+
+
 def binarise_part(recipe: Recipe) -> BinarisePart:
     """The threshold, its postprocessing and nothing of how rows are encoded."""
-    submission = _without_blends(recipe.submission).model_copy(update={"encode": "tgs", "rows": None})
+    unused = {"encode": "tgs", "size": None, "rows": None}
+    submission = _without_blends(recipe.submission).model_copy(update=unused)
     return BinarisePart(
         submission=submission,
         classes=recipe.dataset.classes,
@@ -266,17 +299,17 @@ def jigsaw_part(recipe: Recipe) -> JigsawPart:
 
 def submit_part(recipe: Recipe) -> SubmitPart:
     """Postprocessing and encoding; the threshold comes from its own job."""
-    submission = _without_blends(recipe.submission).model_copy(update={"threshold": Threshold()})
+    unused = {"threshold": Threshold(), "triplets": []}
+    submission = _without_blends(recipe.submission).model_copy(update=unused)
     return SubmitPart(submission=submission, classes=recipe.dataset.classes)
 
 
 def _without_blends(submission: Submission) -> Submission:
     """A submission without what other jobs do: averages, and the masks that a jigsaw gives."""
-    any_blend = {"any": 1.0}
-    emptiness = submission.emptiness and submission.emptiness.model_copy(update={"blend": any_blend})
+    emptiness = submission.emptiness and submission.emptiness.model_copy(update={"blend": ANY_BLEND})
     steps = [Postprocess(jigsaw=Jigsaw()) if step.jigsaw else step for step in submission.postprocess]
-    changes = {"blend": any_blend, "mean": "arithmetic", "emptiness": emptiness, "postprocess": steps}
-    return submission.model_copy(update=changes)
+    averages = {"blend": ANY_BLEND, "blend_search": None, "mean": "arithmetic"}
+    return submission.model_copy(update=averages | {"emptiness": emptiness, "postprocess": steps})
 
 
 def report_part(recipe: Recipe) -> ReportPart:

@@ -39,12 +39,22 @@ from stagepipe.recipe.model.choices import (
     Top,
     Transform,
 )
-from stagepipe.recipe.model.data import Dataset, Folds, Synthetic
+from stagepipe.recipe.model.data import Dataset, Folds, Synthetic, SyntheticSiim
 from stagepipe.recipe.model.network import Network, Normalise, Pad, WeightsFile
 from stagepipe.recipe.model.phase import Phase
 from stagepipe.recipe.model.section import Flag, Integer, Name, Natural, OneOf, Section, Size
 from stagepipe.recipe.model.stage import Pseudolabels, Run, SizeBin, Stage
-from stagepipe.recipe.model.submission import Emptiness, Jigsaw, MinimumSize, Postprocess, Submission, Threshold
+from stagepipe.recipe.model.submission import (
+    BlendSearch,
+    Contours,
+    Emptiness,
+    Jigsaw,
+    MinimumSize,
+    Postprocess,
+    Submission,
+    Threshold,
+)
+from stagepipe.recipe.model.triplet import TripletGrid
 
 __all__ = [
     "AUGMENTATIONS",
@@ -56,7 +66,9 @@ __all__ = [
     "AdamW",
     "Balanced",
     "Best",
+    "BlendSearch",
     "Constant",
+    "Contours",
     "Cosine",
     "Dataset",
     "Emptiness",
@@ -96,9 +108,11 @@ __all__ = [
     "Step",
     "Submission",
     "Synthetic",
+    "SyntheticSiim",
     "Threshold",
     "Top",
     "Transform",
+    "TripletGrid",
     "WeightsFile",
 ]
 

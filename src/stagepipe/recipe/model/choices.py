@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from stagepipe.recipe.model.section import (
     Count,
@@ -29,7 +29,7 @@ class Transform(Section):
     """inner transforms of a block (OneOf, SomeOf, Sequential, ...)"""
 
 
-AUGMENTATIONS = ("none", "tgs_bes", "tgs_phalanx", "tgs_5th")
+AUGMENTATIONS = ("none", "tgs_bes", "tgs_phalanx", "tgs_5th", "siim")
 LOSSES = (
     "bce", "dice", "dice_per_image", "focal", "jaccard", "cross_entropy",
     "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty", "lovasz_softmax",
@@ -112,11 +112,24 @@ class Plateau(Section):
 
 
 class Cosine(Section):
-    """floor + (lr - floor) (1 + cos(pi t / T)) / 2, t in epochs, T the epochs of a cycle."""
+    """floor + (lr - floor) (1 + cos(pi t / T)) / 2, t in epochs, T the epochs of a cycle or fewer."""
 
     floor: NotNegative = 0.0
     per: Literal["epoch", "step"] = "epoch"
     """`step`: t moves with every batch"""
+    epochs: Count | None = None
+    """T; none: the epochs of the cycle, so that the floor is reached at its end"""
+    after: Literal["rise", "restart"] = "rise"
+    """behind T epochs: `rise` climbs back to lr in T more, and so on (torch's CosineAnnealingLR), `restart` jumps back
+    to lr and falls anew (Loshchilov and Hutter 2017, SGDR)"""
+    stretch: Count = 1
+    """each fall after a restart takes so many times as long as the one before"""
+
+    @model_validator(mode="after")
+    def _stretch_restarts(self) -> Cosine:
+        if self.stretch > 1 and self.after == "rise":
+            raise ValueError("stretch: only falls after a restart can take longer; write `after: restart`")
+        return self
 
 
 class OneCycle(Section):
@@ -155,9 +168,15 @@ class Replacement(Section):
 
 
 class Balanced(Section):
-    """As many draws as samples, a fixed share of them with a non-empty mask; within each kind without replacement."""
+    """A fixed share of the draws has a non-empty mask; within each kind without replacement."""
 
-    positive: Inside = 0.5
+    positive: Inside | tuple[Inside, Inside] = 0.5
+    """that share; two numbers: it slides evenly from the phase's first epoch to its last"""
+    length: Literal["samples", "positives"] = "samples"
+    """an epoch has as many draws as there are `samples`, or all `positives` once and as many empty masks as their share
+    leaves room for (SIIM 2019, 1st place)"""
+    replacement: Flag = False
+    """empty masks are drawn with replacement (SIIM 2019, 1st place, as published)"""
 
 
 class Sampler(OneOf):
@@ -176,6 +195,9 @@ class Top(Section):
     """The `k` epochs with the best monitored scores."""
 
     k: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+    average: Literal["probabilities", "weights"] = "probabilities"
+    """`probabilities`: k members; `weights`: one member, the mean of their weights, its normalisation statistics
+    estimated anew (Izmailov et al. 2018)"""
 
 
 class EndOfCycle(Section):

@@ -36,7 +36,7 @@ class Network(Section):
     """A network with its input geometry."""
 
     architecture: str = "unet"
-    """any architecture of segmentation_models_pytorch, lower case, or one of our own salt_*"""
+    """any architecture of segmentation_models_pytorch, lower case, or one of our own salt_* and siim_*"""
     encoder: str = "resnet34"
     """any encoder of segmentation_models_pytorch"""
     weights: Literal["imagenet"] | WeightsFile | None = None

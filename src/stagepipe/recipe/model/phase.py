@@ -23,6 +23,7 @@ from stagepipe.recipe.model.choices import (
 )
 from stagepipe.recipe.model.network import Pad
 from stagepipe.recipe.model.section import Count, Flag, Name, Natural, NotNegative, Positive, Section, Size
+from stagepipe.recipe.model.triplet import TripletGrid
 
 
 class Phase(Section):
@@ -39,6 +40,8 @@ class Phase(Section):
     data: Literal["labels", "pseudolabels", "both"] = "labels"
     folds: Literal["each", "shared"] = "each"
     """`shared`: trained once, the same weights serve all folds; pseudolabels only, as labels would leak"""
+    always_train: Flag = True
+    """train on the samples of `folds.always_train` too"""
     exclude_black: Flag = False
     """leave images with one single value out of training and validation"""
     exclude_empty: Flag = False
@@ -76,6 +79,9 @@ class Phase(Section):
     select: Select = Select(best=Best())
     monitor: Literal["mean_precision", "dice", "iou"] = "iou"
     """validation score that chooses members and drives plateau and early stop"""
+    triplets: list[TripletGrid] = []
+    """validation masks are made by each of these, and the best mean is the epoch's score (SIIM 2019, 1st place); none:
+    they are p > 0.5"""
     member: NotNegative | None = None
     """weight of this phase's members in the run's average; 0: none; unset: 1 for the last phase, else 0"""
 
@@ -112,7 +118,7 @@ class Phase(Section):
     def member_count(self) -> int:
         """How many weights files the phase (as one fold has it) hands to prediction."""
         if self.select.top:
-            return self.select.top.k
+            return self.select.top.k if self.select.top.average == "probabilities" else 1
         ends = self.select.end_of_cycle
         if ends is None:
             return 1

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stagepipe.recipe.model.section import Count, Flag, OneOf, Positive, Section, Share
+from stagepipe.recipe.model.section import Count, Flag, Natural, OneOf, Positive, Section, Share, Size
+from stagepipe.recipe.model.triplet import TripletGrid
 
 
 class Threshold(Section):
@@ -29,6 +30,12 @@ def _shares(blend: dict[str, float]) -> dict[str, float]:
 Blend = Annotated[dict[str, Positive], Field(min_length=1), AfterValidator(_shares)]
 
 
+class BlendSearch(Section):
+    """Shares chosen on pooled out-of-fold predictions, among all that are multiples of a step and sum to 1."""
+
+    step: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.1
+
+
 class Emptiness(Section):
     """A second blend, of networks that know empty masks: where its mask is empty the submission's becomes empty."""
 
@@ -43,6 +50,19 @@ class MinimumSize(Section):
 
     pixels: Count
     per: Literal["mask", "component"] = "mask"
+
+
+class Contours(Section):
+    """Contours of small area vanish: islands become background, holes are filled (SIIM 2019, 1st place).
+
+    The area is that of the polygon through the centres of the border's pixels: (k - 1)^2 of a square of k x k pixels.
+    """
+
+    area: Natural
+    """square pixels; what isn't larger vanishes"""
+    size: Size | None = None
+    """image size that `area` was chosen for: in an image of another size it scales with the number of pixels; none: it
+    is the same in all"""
 
 
 class Jigsaw(Section):
@@ -64,6 +84,7 @@ class Postprocess(OneOf):
     """One step after binarisation."""
 
     minimum_size: MinimumSize | None = None
+    contours: Contours | None = None
     jigsaw: Jigsaw | None = None
 
 
@@ -72,15 +93,24 @@ class Submission(Section):
 
     blend: Blend
     """shares of stages (`stage3`) or runs (`stage3/resnet34`); they sum to 1"""
+    blend_search: BlendSearch | None = None
+    """find the shares of the runs in `blend` instead of taking those written there"""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """of probabilities, over runs and folds"""
     threshold: Threshold = Threshold()
+    triplets: list[TripletGrid] = []
+    """two thresholds in place of one; of several triplets the best on pooled out-of-fold predictions, by the metric of
+    `threshold`"""
     emptiness: Emptiness | None = None
     """decide elsewhere which masks are empty"""
     black_is_empty: Flag = False
     """a test image with one single value gets an empty mask"""
     postprocess: list[Postprocess] = []
-    encode: Literal["tgs", "runs"] = "tgs"
-    """`tgs`: id,rle_mask, column-major and 1-based; `runs`: JSON of row runs per class"""
+    encode: Literal["tgs", "siim", "runs"] = "tgs"
+    """`tgs`: id,rle_mask, column-major and 1-based; `siim`: ImageId,EncodedPixels, column-major, starts relative to the
+    run before, -1 for an empty mask; `runs`: JSON of row runs per class"""
+    size: Size | None = None
+    """size that a single class is encoded at: masks of another size are resized and set where above one half; none: the
+    image's"""
     rows: str | None = None
     """sample submission whose ids set the order of the rows; none: sorted by id"""
