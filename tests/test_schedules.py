@@ -49,6 +49,38 @@ def test_cosine_per_step_moves_within_an_epoch_and_per_epoch_does_not():
     assert at("step", 0.5) == pytest.approx((1 + 0.3826834) / 2)  # cos(3/8 pi)
 
 
+def test_cosine_of_fewer_epochs_rises_again_as_torch_cosine_annealing():
+    """The published 50 epochs with T_max 8: no restarts, a period of 16."""
+    expected = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=8, eta_min=1e-7), 1e-5, 50)
+    found = rates({"cosine": {"epochs": 8, "floor": 1e-7}}, 1e-5, 50)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert [found[epoch] for epoch in (0, 8, 16, 24)] == pytest.approx([1e-5, 1e-7, 1e-5, 1e-7])
+
+
+@pytest.mark.parametrize(("epochs", "stretch"), [(1, 2), (3, 1), (2, 3)])
+def test_restarts_are_torch_warm_restarts(epochs, stretch):
+    def scheduler(optimizer):
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=epochs, T_mult=stretch, eta_min=1e-7)
+
+    cosine = {"epochs": epochs, "after": "restart", "stretch": stretch, "floor": 1e-7}
+    expected = torch_rates(scheduler, 1e-4, 40)
+    assert rates({"cosine": cosine}, 1e-4, 40) == pytest.approx(expected, rel=1e-9)
+
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1e-4)
+    optimizer.step()
+    of_steps = scheduler(optimizer)
+    schedule = Schedule.model_validate({"cosine": cosine | {"per": "step"}})
+    for epoch in range(12):
+        for step in range(7):
+            of_steps.step(epoch + step / 7)
+            expected_rate = optimizer.param_groups[0]["lr"]
+            assert schedules.learning_rate(schedule, 1e-4, epoch, step / 7, 40, []) == pytest.approx(expected_rate)
+
+
+def test_restarts_without_epochs_of_their_own_are_those_of_the_cycle():
+    assert rates({"cosine": {"after": "restart", "stretch": 2}}, 0.1, 9) == rates("cosine", 0.1, 9)
+
+
 def test_step_is_torch_step():
     expected = torch_rates(lambda o: lr_scheduler.StepLR(o, step_size=3, gamma=0.2), 0.1, 10)
     assert rates({"step": {"factor": 0.2, "every": 3}}, 0.1, 10) == pytest.approx(expected)

@@ -3,7 +3,6 @@
 import math
 import re
 import signal
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,37 +10,17 @@ import pytest
 import tiny
 import torch
 
-from stagepipe import losses, metrics, schedules, training
+from stagepipe import losses, metrics, schedules
 from stagepipe.artefacts import load_weights
 from stagepipe.errors import RecipeError, TrainingError
-from stagepipe.networks import Geometry, SegmentationNetwork
-from stagepipe.networks.inputs import InputChannels
-from stagepipe.recipe.model import Network, Normalise, Pad
-from stagepipe.training import Trainer, TrainInputs
-from stagepipe.training_state import TrainingState
+from stagepipe.networks import Geometry
+from stagepipe.recipe.model import Network, Pad
+from stagepipe.training_validation import Validation
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiny.survey(tmp_path_factory.mktemp("data"))
-
-
-def snapshot(network: SegmentationNetwork) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in network.module.state_dict().items()}
-
-
-def pretended(monkeypatch, trainer: Trainer, scores: Sequence[float] = ()) -> list[tuple[int, int, float]]:
-    """Let the trainer go through its epochs without training; returns the (epoch, step, rate) it asks for."""
-    asked: list[tuple[int, int, float]] = []
-    planned = iter(scores)
-
-    def train_step(data, step, rate):
-        asked.append((trainer.progress.epoch, step, rate))
-        return torch.zeros(())
-
-    monkeypatch.setattr(trainer, "train_step", train_step)
-    monkeypatch.setattr(trainer, "validate", lambda: next(planned, 0.5))
-    return asked
 
 
 # ---------------------------------------------------------------------------------------------------------- same bits
@@ -61,16 +40,10 @@ def test_same_bits_for_any_number_of_workers_and_other_bits_for_another_seed(dat
 def test_a_phase_starts_from_the_weights_of_another(data, tmp_path):
     origin = tiny.train(tmp_path / "origin", data, tiny.part(select={"top": {"k": 2}}))
     for which, member in (("best", "0"), ("last", "last")):
-        inputs = TrainInputs(data.samples, data.pixels, data.folds, None, origin.weights)
-        (tmp_path / which).mkdir()
-        started = Trainer(
-            tiny.part(init="stage/run/phase", init_weights=which),
-            inputs,
-            TrainingState(tmp_path / which),
-            tiny.machine(),
-        )
+        part = tiny.part(init="stage/run/phase", init_weights=which)
+        started = tiny.trainer(tmp_path / which, data, part, origin=origin.weights)
         expected = load_weights(origin.weights, member)
-        assert all(torch.equal(value, expected[name]) for name, value in snapshot(started.network).items())
+        assert all(torch.equal(value, expected[name]) for name, value in tiny.snapshot(started.network).items())
 
 
 # --------------------------------------------------------------------------------------------------- schedule and stop
@@ -90,7 +63,7 @@ def test_every_batch_has_the_rate_of_the_schedule(schedule, data, tmp_path, monk
     scores = [0.3, 0.2, 0.1, 0.2, 0.4, 0.3, 0.2, 0.1]
     part = tiny.part(schedule=schedule, epochs=4, cycles=2)
     trainer = tiny.trainer(tmp_path, data, part)
-    asked = pretended(monkeypatch, trainer, scores)
+    asked = tiny.pretended(monkeypatch, trainer, scores)
     trainer.run()
 
     def rate(epoch: int, step: int) -> float:
@@ -106,7 +79,7 @@ def test_every_batch_has_the_rate_of_the_schedule(schedule, data, tmp_path, monk
 def test_early_stop_ends_a_cycle_and_goes_on_with_the_next(data, tmp_path, monkeypatch):
     part = tiny.part(epochs=5, cycles=3, early_stop=2, select="end_of_cycle")
     trainer = tiny.trainer(tmp_path, data, part)
-    pretended(monkeypatch, trainer, [0.5, 0.4, 0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 0.9, 0.9])
+    tiny.pretended(monkeypatch, trainer, [0.5, 0.4, 0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 0.9, 0.9])
     trainer.run()
     trained = [(row["cycle"], row["epoch"]) for row in trainer.progress.table(part).to_pylist()]
     assert trained == [(0, 0), (0, 1), (0, 2), *((1, epoch) for epoch in range(5, 10)), (2, 10), (2, 11), (2, 12)]
@@ -119,10 +92,10 @@ def test_every_cycle_starts_with_a_fresh_optimiser_and_old_weights(data, tmp_pat
 
     def train_step(batches, step, rate):
         if step == 0:
-            began.append((snapshot(trainer.network), len(trainer.optimizer.state)))
+            began.append((tiny.snapshot(trainer.network), len(trainer.optimizer.state)))
         loss = original(batches, step, rate)
         if step == 2:
-            ended.append((snapshot(trainer.network), len(trainer.optimizer.state)))
+            ended.append((tiny.snapshot(trainer.network), len(trainer.optimizer.state)))
         return loss
 
     monkeypatch.setattr(trainer, "train_step", train_step)
@@ -135,39 +108,19 @@ def test_every_cycle_starts_with_a_fresh_optimiser_and_old_weights(data, tmp_pat
 # ----------------------------------------------------------------------------------------------------- optimiser steps
 
 
-class Plain(torch.nn.Module):
-    """An encoder and a head without normalisation, which would tell a batch from two halves of it."""
-
-    requires_divisible_input_shape = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = torch.nn.Conv2d(1, 4, 3, padding=1)
-        self.encoder.output_stride = 1
-        self.head = torch.nn.Conv2d(4, 1, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.encoder(images).relu())
-
-
 @pytest.fixture
 def plain(monkeypatch):
-    """Let every trainer have the plain network."""
-
-    def build(*_: object, **__: object) -> SegmentationNetwork:
-        torch.manual_seed(0)
-        return SegmentationNetwork(Plain(), Geometry(), InputChannels(["image"], Normalise(), 1), 1)
-
-    monkeypatch.setattr(training, "build", build)
+    """Let every trainer have a network without normalisation, which would tell a batch from two halves of it."""
+    tiny.use_plain_network(monkeypatch)
 
 
 def trained(folder, data, **phase) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Weights before and after a phase with plain gradient descent."""
     options = {"optimizer": {"sgd": {"momentum": 0}}, "lr": 0.1, "epochs": 1} | phase
     trainer = tiny.trainer(folder, data, tiny.part(**options))
-    before = snapshot(trainer.network)
+    before = tiny.snapshot(trainer.network)
     trainer.run()
-    return before, snapshot(trainer.network)
+    return before, tiny.snapshot(trainer.network)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +144,15 @@ def test_the_gradients_norm_is_clipped(data, tmp_path, plain):
     assert distance(*trained(tmp_path / "clipped", data, batch=12, lr=1, clip_norm=0.01)) == pytest.approx(0.01, 1e-3)
 
 
+def test_the_norm_of_the_accumulated_gradient_is_clipped(data, tmp_path, plain):
+    options = {"lr": 1, "clip_norm": 0.01}
+    before, expected = trained(tmp_path / "one", data, batch=12, **options)
+    _, found = trained(tmp_path / "parts", data, batch=4, accumulate=3, **options)
+    assert distance(before, found) == pytest.approx(0.01, rel=1e-3)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
 def test_the_encoder_has_its_own_rate(data, tmp_path, plain):
     alike = trained(tmp_path / "alike", data, batch=12)
     slower = trained(tmp_path / "slower", data, batch=12, encoder_lr=0.01)
@@ -200,8 +162,8 @@ def test_the_encoder_has_its_own_rate(data, tmp_path, plain):
 
 def test_a_frozen_encoder_keeps_every_bit(data, tmp_path, monkeypatch):
     trainer = tiny.trainer(tmp_path, data, tiny.part(freeze_encoder=1, optimizer="adamw", epochs=2))
-    seen = [snapshot(trainer.network)]
-    monkeypatch.setattr(trainer, "validate", lambda: seen.append(snapshot(trainer.network)) or 0.5)
+    seen = [tiny.snapshot(trainer.network)]
+    monkeypatch.setattr(trainer, "validate", lambda: seen.append(tiny.snapshot(trainer.network)) or Validation(0.5))
     trainer.run()
     changed = [{name for name in old if not torch.equal(old[name], new[name])} for old, new in pairwise(seen)]
     assert changed[0] and not any(name.startswith("encoder.") for name in changed[0])
@@ -244,7 +206,7 @@ def test_a_loss_that_is_no_number_names_where_it_was(data, tmp_path):
 def test_members_are_the_epochs_that_the_recipe_selects(select, expected, data, tmp_path, monkeypatch):
     part = tiny.part(epochs=2, cycles=3, select=select)
     trainer = tiny.trainer(tmp_path, data, part)
-    pretended(monkeypatch, trainer, [0.1, 0.8, 0.2, 0.7, 0.8, 0.7])
+    tiny.pretended(monkeypatch, trainer, [0.1, 0.8, 0.2, 0.7, 0.8, 0.7])
     trainer.run()
     assert trainer.progress.members(part.phase) == expected
     kept = sorted(path.name for path in tmp_path.glob("epoch_*"))
@@ -258,7 +220,7 @@ def test_the_first_member_has_the_best_score(data, tmp_path):
     scores = [row["score"] for row in done.history]
     for member, score in (("0", max(scores)), ("last", scores[-1])):
         trainer.network.module.load_state_dict(load_weights(done.weights, member))
-        assert trainer.validate() == score
+        assert trainer.validate().score == score
     assert len(set(scores)) == 4
 
 
@@ -274,7 +236,7 @@ def test_the_validation_score_is_that_of_each_image_alone(data, tmp_path):
         predicted = (logits[0, 0] > 0).numpy().astype(np.uint8)
         scores.append(metrics.scores(metrics.intersections(data.store.mask(row), predicted, 1)[None])["iou"][0])
     assert len(held_out) == 12
-    assert trainer.validate() == pytest.approx(np.mean(scores), abs=1e-9)
+    assert trainer.validate().score == pytest.approx(np.mean(scores), abs=1e-9)
 
 
 def test_history_counts_what_was_trained(data, tmp_path):
@@ -332,7 +294,7 @@ def test_losses_of_all_heads_add_up_and_emptiness_is_asked_of_the_mask_as_augmen
 def test_a_network_trains_by_all_its_heads_and_predicts_with_one(data, tmp_path):
     part = tiny.part(network=deep_network(deep_supervision=True), deep_supervision=DEEP, loss="lovasz_hinge")
     done = tiny.train(tmp_path / "deep", data, part)
-    before = snapshot(tiny.trainer(tmp_path / "fresh", data, part).network)
+    before = tiny.snapshot(tiny.trainer(tmp_path / "fresh", data, part).network)
     after = load_weights(done.weights, "0")
     assert after.keys() == before.keys()
     heads = [name for name in after if name.startswith("head.")]

@@ -121,6 +121,80 @@ def test_a_signal_waits_for_the_end_of_accumulated_batches(data, tmp_path, caplo
         assert same(tiny.train(tmp_path / str(step), data, accumulating), never_stopped)
 
 
+# --------------------------------------------------------------------------- epochs of sliding length, averaged weights
+
+# An epoch of 2, 3 and 5 batches; the weights of two of them are averaged in the end.
+SLIDING = tiny.part(
+    batch=3,
+    epochs=3,
+    accumulate=2,
+    schedule={"cosine": {"per": "step"}},
+    sampler={"balanced": {"positive": [0.8, 0.4], "length": "positives"}},
+    select={"top": {"k": 2, "average": "weights"}},
+    network=tiny.network(arguments=tiny.network().arguments | {"drop_path_rate": 0.5}),
+)
+
+
+@pytest.fixture(scope="module")
+def sliding(data, tmp_path_factory) -> Trained:
+    """Trained without a stop."""
+    done = tiny.train(tmp_path_factory.mktemp("sliding"), data, SLIDING)
+    assert [row["images"] for row in done.history] == [6, 9, 15]
+    return done
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "position"),
+    [(0, 1, "epoch 1, 2 of 2"), (1, 0, "epoch 2, 2 of 3"), (2, 3, "epoch 3, 4 of 5"), (2, 4, "epoch 3, 5 of 5")],
+)
+def test_a_signal_in_an_epoch_of_another_length_changes_nothing(epoch, step, position, data, sliding, tmp_path, caplog):
+    with tiny.signalled(signal.SIGTERM, epoch, step), pytest.raises(SystemExit):
+        tiny.train(tmp_path, data, SLIDING)
+    assert f"SIGTERM: progress is saved, {position} batches done" in log_of(caplog)
+    caplog.set_level(logging.INFO)
+    assert same(tiny.train(tmp_path, data, SLIDING, workers=2), sliding)
+    assert f"resuming, {position} batches done" in log_of(caplog)
+
+
+def test_a_killed_process_goes_on_with_the_next_epochs_length(data, sliding, tmp_path):
+    child = process(tiny.train_signalled, tmp_path, data, SLIDING, 2, signal.SIGKILL, 1, 1)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert same(tiny.train(tmp_path, data, SLIDING), sliding)
+
+
+def test_a_signal_while_weights_are_averaged_changes_nothing(data, sliding, tmp_path, monkeypatch, caplog):
+    original = training.estimate_statistics
+
+    def estimate_statistics(network, forward, batches):
+        def signalled():
+            for images in batches:
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield images
+
+        original(network, forward, signalled())
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(training, "estimate_statistics", estimate_statistics)
+        tiny.train(tmp_path, data, SLIDING)
+    assert stopped.value.code == 75
+    assert "SIGTERM: progress is saved, all epochs done" in log_of(caplog)
+    assert not (tmp_path / "weights.safetensors").exists()
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    assert same(tiny.train(tmp_path, data, SLIDING), sliding)
+    assert "resuming, all epochs done" in log_of(caplog) and epochs_said(log_of(caplog)) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_while_weights_are_averaged_changes_nothing(after, data, sliding, tmp_path):
+    with pytest.MonkeyPatch.context() as patched:
+        crash_at(patched, training, "estimate_statistics", 0, after)
+        with pytest.raises(Crash):
+            tiny.train(tmp_path, data, SLIDING)
+    assert same(tiny.train(tmp_path, data, SLIDING), sliding)
+
+
 # ------------------------------------------------------------------------------------------------------------- crashes
 
 

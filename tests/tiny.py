@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from stagepipe import folds, training
+from stagepipe import folds, training, training_start
 from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import synthetic
 from stagepipe.data.ingest import ingest
 from stagepipe.data.store import PixelStore
-from stagepipe.recipe.model import Dataset, Folds, Network, Phase, Runtime, Synthetic
+from stagepipe.networks import Geometry, SegmentationNetwork
+from stagepipe.networks.inputs import InputChannels
+from stagepipe.recipe.model import Dataset, Folds, Network, Normalise, Phase, Runtime, Synthetic
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.rle import encode_runs
 from stagepipe.runtime import Machine, configure
 from stagepipe.tables import PSEUDOLABELS
 from stagepipe.training import Trainer, TrainInputs, TrainOutputs
 from stagepipe.training_state import TrainingState
+from stagepipe.training_validation import Validation
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,55 @@ def train(folder: Path, data: Data, of: TrainPart, workers: int = 0, origin: Pat
     return done
 
 
-def trainer(folder: Path, data: Data, of: TrainPart, workers: int = 0) -> Trainer:
+def trainer(folder: Path, data: Data, of: TrainPart, workers: int = 0, origin: Path | None = None) -> Trainer:
     """A trainer that has not begun."""
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = TrainInputs(data.samples, data.pixels, data.folds, data.pseudolabels)
+    inputs = TrainInputs(data.samples, data.pixels, data.folds, data.pseudolabels, origin)
     return Trainer(of, inputs, TrainingState(folder), machine(workers))
+
+
+def snapshot(network: SegmentationNetwork) -> dict[str, torch.Tensor]:
+    """The network's weights as they are now."""
+    return {name: value.clone() for name, value in network.module.state_dict().items()}
+
+
+def pretended(monkeypatch: Any, trainer: Trainer, scores: Sequence[float] = ()) -> list[tuple[int, int, float]]:
+    """Let the trainer go through its epochs without training; returns the (epoch, step, rate) it asks for."""
+    asked: list[tuple[int, int, float]] = []
+    planned = iter(scores)
+
+    def train_step(data: Any, step: int, rate: float) -> torch.Tensor:
+        asked.append((trainer.progress.epoch, step, rate))
+        return torch.zeros(())
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    monkeypatch.setattr(trainer, "validate", lambda: Validation(next(planned, 0.5)))
+    return asked
+
+
+class Plain(torch.nn.Module):
+    """An encoder and a head without normalisation."""
+
+    requires_divisible_input_shape = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.encoder.output_stride = 1  # type: ignore[assignment]
+        self.head = torch.nn.Conv2d(4, 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(images).relu())
+
+
+def use_plain_network(monkeypatch: Any) -> None:
+    """Let every trainer have the plain network."""
+
+    def build(*_: object, **__: object) -> SegmentationNetwork:
+        torch.manual_seed(0)
+        return SegmentationNetwork(Plain(), Geometry(), InputChannels(["image"], Normalise(), 1), 1)
+
+    monkeypatch.setattr(training_start, "build", build)
 
 
 class signalled:

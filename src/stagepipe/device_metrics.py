@@ -1,5 +1,7 @@
 """Pixel counts of a batch where its predictions lie, for validation while training."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -26,3 +28,11 @@ def batch_counts(
         wanted, found = (truth == index) & valid, (predicted == index) & valid
         counts.append(torch.stack([mask.sum(dim=(1, 2)) for mask in (wanted & found, wanted, found)], dim=1))
     return torch.stack(counts, dim=1)
+
+
+def threshold_counts(probabilities: torch.Tensor, target: torch.Tensor, thresholds: Sequence[float]) -> torch.Tensor:
+    """Counts of each image of a single class at K thresholds, int64 [B, K, 3], each as of `batch_counts`.
+
+    One threshold after the other: masks of all of them are never in memory together.
+    """
+    return torch.cat([batch_counts(probabilities, target, threshold) for threshold in thresholds], dim=1)

@@ -6,7 +6,7 @@ Nothing is remembered between calls, so a resumed run needs no scheduler state. 
 import math
 from collections.abc import Sequence
 
-from stagepipe.recipe.model import OneCycle, Plateau, Schedule
+from stagepipe.recipe.model import Cosine, OneCycle, Plateau, Schedule
 
 
 def learning_rate(
@@ -23,7 +23,7 @@ def learning_rate(
         return _plateau(schedule.plateau, lr, scores[:epoch_in_cycle])
     if schedule.cosine:
         time = now if schedule.cosine.per == "step" else epoch_in_cycle
-        return _cosine(lr, schedule.cosine.floor, time / epochs)
+        return _annealed(schedule.cosine, lr, time, epochs)
     if schedule.one_cycle:
         return _one_cycle(schedule.one_cycle, lr, now / epochs)
     if schedule.step:
@@ -44,8 +44,20 @@ def _epochs_since_best(scores: Sequence[float]) -> int:
     return since
 
 
+def _annealed(cosine: Cosine, lr: float, time: float, epochs: int) -> float:
+    """Cosine from lr to the floor in T epochs, T the schedule's own or the cycle's; then a rise or restarts.
+
+    The rise has period 2 T as torch.optim.lr_scheduler.CosineAnnealingLR, the restarts are those of
+    CosineAnnealingWarmRestarts with T_0 = T and T_mult = stretch.
+    """
+    fall = cosine.epochs or epochs
+    while cosine.after == "restart" and time >= fall:
+        time, fall = time - fall, fall * cosine.stretch
+    return _cosine(lr, cosine.floor, time / fall)
+
+
 def _cosine(start: float, end: float, share: float) -> float:
-    """Half a cosine from `start` at share 0 to `end` at share 1."""
+    """Half a cosine from `start` at share 0 to `end` at share 1, and on beyond that."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +21,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stagepipe import metrics, optimizers, schedules, seeding
-from stagepipe.artefacts import Provenance, load_weights, publish, read_table, save_weights, write_table
+from stagepipe import optimizers, schedules, seeding
+from stagepipe.artefacts import Provenance, publish, read_table, save_weights, write_table
 from stagepipe.augment import Augmentation
-from stagepipe.data.store import PixelStore, same_size_batches
+from stagepipe.data.store import PixelStore
 from stagepipe.data.training import EpochOrders, TrainingSamples, batches, select
-from stagepipe.device_metrics import batch_counts
 from stagepipe.errors import TrainingError
 from stagepipe.losses import total_loss
-from stagepipe.networks import SegmentationNetwork, build, probabilities
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
+from stagepipe.training_average import estimate_statistics, mean_weights
 from stagepipe.training_progress import Progress, StopSignal
-from stagepipe.training_state import TrainingState, held
+from stagepipe.training_start import starting_network
+from stagepipe.training_state import TrainingState, Weights, held
+from stagepipe.training_validation import Validation, Validator
 
 LOG = logging.getLogger(__name__)
 INTERRUPTED = 75
 """Exit status after a signal, once progress is saved (EX_TEMPFAIL: run again)."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""uint8 images [B, H, W, K] and masks [B, H, W]"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class TrainInputs:
     folds: Path
     pseudolabels: Path | None = None
     origin: Path | None = None
-    """weights file of the phase it starts from"""
+    """weights file of the phase it starts from, of any but `init: encoder`"""
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,14 @@ def train(
     """Train one phase on one fold and write its members and history.
 
     `state_folder` keeps progress between attempts; it must be another one for whatever trains differently.
-    TrainingError names phase, epoch, batch and learning rate of a loss that is not a number. Exits with status 75 after
-    SIGTERM or SIGUSR1, when progress is saved.
+    TrainingError names phase, epoch, batch and learning rate of a loss that is not a number, and a phase that has no
+    weights to start from. Exits with status 75 after SIGTERM or SIGUSR1, when progress is saved.
     """
     with held(state_folder):
         state = TrainingState(state_folder)
         if not state.finished():
             trainer = Trainer(part, inputs, state, machine)
-            trainer.run()
-            chosen = trainer.progress.members(part.phase)
-            members = {str(index): state.load_epoch(epoch) for index, epoch in enumerate(chosen)}
-            members["last"] = state.load_epoch(trainer.progress.last_epoch)
+            members = trainer.run()
             write_table(state.history, trainer.progress.table(part), provenance)
             save_weights(state.weights, members, provenance)
         state.clear()
@@ -100,12 +100,12 @@ class Trainer:
         samples = read_table(inputs.samples)
         self.store = PixelStore(inputs.pixels, samples)
         selection = select(part, samples, inputs.folds, inputs.pseudolabels)
-        self.validation = selection.validation
+        self.validator = Validator(part, samples, selection.validation, self.store, machine)
         self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
         empty = np.array([item.foreground == 0 for item in selection.training])
-        self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key)
-        self.steps, self.images = len(self.orders.batches(0)), sum(map(len, self.orders.batches(0)))
-        self.network = self._network(inputs.origin)
+        epochs = self.phase.epochs * self.phase.cycles
+        self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key, epochs)
+        self.network = starting_network(part, self.key, inputs.origin, machine.device)
         self.network.check_heads(self.phase.deep_supervision)
         self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = (
             torch.compile(self.network.heads) if machine.compile else self.network.heads
@@ -113,30 +113,21 @@ class Trainer:
         self.optimizer = optimizers.build(self.phase, self.network)
         self.progress = Progress()
 
-    def _network(self, origin: Path | None) -> SegmentationNetwork:
-        torch.manual_seed(seeding.key("init", *self.key))
-        network = build(
-            self.part.network,
-            len(self.part.classes),
-            self.part.stored_channels,
-            self.phase.resize,
-            self.phase.pad,
-            pretrained=origin is None,
-        )
-        if origin is not None:
-            member = "last" if self.phase.init_weights == "last" else "0"
-            network.module.load_state_dict(load_weights(origin, member))
-        return network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    @property
+    def steps(self) -> int:
+        """Batches of the current epoch; a sliding share of the sampler makes its epochs differ."""
+        return self.orders.steps(self.progress.epoch)
 
     # --------------------------------------------------------------------------------------------------------- the loop
 
-    def run(self) -> None:
-        """Train all epochs that are not yet done."""
+    def run(self) -> dict[str, Weights]:
+        """Train all epochs that are not yet done and return the members: `0`, `1`, ... and `last`."""
         self._resume()
         stop = StopSignal()
         try:
             while not self._finished():
                 self._train_cycle(self.progress.epoch // self.phase.epochs, stop)
+            return self._members(stop)
         finally:
             stop.restore()
 
@@ -145,9 +136,7 @@ class Trainer:
         if self.progress.epoch == end - self.phase.epochs and self.progress.step == 0:
             self.optimizer = optimizers.build(self.phase, self.network)
         start = (self.progress.epoch, self.progress.step)
-        pin = self.machine.device.type == "cuda"
-        data = batches(self.samples, self.orders, start, end, self.machine.workers, pin)
-        with closing(data):
+        with closing(self._batches(start, end)) as data:
             while self.progress.epoch < end:
                 self._train_epoch(data, stop)
                 scores = self.progress.scores(end - self.phase.epochs, end)
@@ -155,7 +144,11 @@ class Trainer:
                     self.progress.epoch = end
                 self._save()
 
-    def _train_epoch(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], stop: StopSignal) -> None:
+    def _batches(self, start: tuple[int, int], end: int) -> Generator[Batch, None, None]:
+        pin = self.machine.device.type == "cuda"
+        return batches(self.samples, self.orders, start, end, self.machine.workers, pin)
+
+    def _train_epoch(self, data: Iterator[Batch], stop: StopSignal) -> None:
         """One epoch: train on its remaining batches, validate, keep the weights if they are or may become a member."""
         phase, progress, began = self.phase, self.progress, time.monotonic()
         self.network.train()
@@ -164,7 +157,7 @@ class Trainer:
         # Losses stay on the device until the epoch ends: reading one would make the device wait for the host.
         losses = torch.full((steps,), math.nan, device=self.machine.device)
         first_step = progress.step
-        for step in self._bar(range(first_step, steps), progress.epoch):
+        for step in self._bar(range(first_step, steps), f"epoch {progress.epoch + 1}"):
             losses[step] = self.train_step(data, step, self._rate(step))
             if stop.received and self._ends_group(step):
                 self._check(losses, first_step, step + 1)
@@ -172,22 +165,21 @@ class Trainer:
                 progress.loss_sum += float(losses[first_step : step + 1].double().sum())
                 progress.seconds += time.monotonic() - began
                 self._save()
-                LOG.warning("%s: progress is saved, %s", stop.name, self._position())
-                raise SystemExit(INTERRUPTED)
+                self._leave(stop)
         self._check(losses, first_step, steps)
         loss = (progress.loss_sum + float(losses[first_step:].double().sum())) / steps
-        score = self.validate()
+        found = self.validate()
         seconds = progress.seconds + time.monotonic() - began
-        rate = self._rate(steps - 1)
-        progress.history.append([progress.epoch, rate, loss, score, seconds, self.images])
+        rate, images = self._rate(steps - 1), self.orders.images(progress.epoch)
+        progress.history.append([progress.epoch, rate, loss, found.score, seconds, images])
         LOG.info(
-            "epoch %d of %d: loss %.4f, %s %.4f, lr %.2e, %.0f images/s",
-            progress.epoch + 1, phase.epochs * phase.cycles, loss, phase.monitor, score, rate, self.images / seconds,
+            "epoch %d of %d: loss %.4f, %s, lr %.2e, %.0f images/s", progress.epoch + 1, phase.epochs * phase.cycles,
+            loss, self.validator.describe(found), rate, images / seconds,
         )  # fmt: skip
         self.state.save_epoch(progress.epoch, self._weights())
         progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
 
-    def train_step(self, data: Iterator[tuple[torch.Tensor, torch.Tensor]], step: int, rate: float) -> torch.Tensor:
+    def train_step(self, data: Iterator[Batch], step: int, rate: float) -> torch.Tensor:
         """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss."""
         phase = self.phase
         images, masks = (self.machine.to_device(tensor) for tensor in next(data))
@@ -245,64 +237,71 @@ class Trainer:
                 f"rate {self._rate(batch):.3g}; write a smaller lr or a clip_norm"
             )
 
-    # ------------------------------------------------------------------------------------------------------- validation
+    def validate(self) -> Validation:
+        """Score of the weights as they are over the held-out samples."""
+        return self.validator.validate(self.network, self.forward)
 
-    @torch.inference_mode()
-    def validate(self) -> float:
-        """Mean monitored score over the held-out samples at their own size, single class at threshold 0.5."""
-        self.network.eval()
-        counts = []
-        for rows, images in same_size_batches(self.store, self.validation, lambda *_: self.phase.batch):
-            masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
-            with self.machine.autocast():
-                logits = self.forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
-            maps = self.network.geometry.undo(probabilities(logits), *masks.shape[1:])
-            target = self._target(self.machine.to_device(masks))
-            counts.append(batch_counts(maps, target, 0.5, self.part.ignore_index))
-        scores = metrics.scores(torch.cat(counts).cpu().numpy())
-        return float(scores[self.phase.monitor].mean())
+    # ---------------------------------------------------------------------------------------------------------- members
+
+    def _members(self, stop: StopSignal) -> dict[str, Weights]:
+        epochs, top = self.progress.members(self.phase), self.phase.select.top
+        if top and top.average == "weights":
+            chosen = [self._averaged(epochs, stop)]
+        else:
+            chosen = [self.state.load_epoch(epoch) for epoch in epochs]
+        members = {str(index): weights for index, weights in enumerate(chosen)}
+        return members | {"last": self.state.load_epoch(self.progress.last_epoch)}
+
+    def _averaged(self, epochs: list[int], stop: StopSignal) -> Weights:
+        """Mean of the weights of several epochs, the best first, with statistics of that one's training batches."""
+        self.network.module.load_state_dict(mean_weights([self.state.load_epoch(epoch) for epoch in epochs]))
+        # An encoder that was frozen in all of them keeps its statistics.
+        self.network.set_encoder_frozen(max(epochs) < self.phase.freeze_encoder)
+        with self.machine.autocast():
+            estimate_statistics(self.network, self.network.heads, self._images(epochs[0], stop))
+        best = max(row[3] for row in self.progress.history)
+        numbers = ", ".join(str(epoch + 1) for epoch in epochs)
+        averaged = self.validator.describe(self.validate())
+        LOG.info("mean weights of the epochs %s: %s; the best alone %.4f", numbers, averaged, best)
+        return self._weights()
+
+    def _images(self, epoch: int, stop: StopSignal) -> Iterator[torch.Tensor]:
+        """The images of an epoch's batches as they were trained on, on the device."""
+        with closing(self._batches((epoch, 0), epoch + 1)) as data:
+            for step in self._bar(range(self.orders.steps(epoch)), "mean weights"):
+                if stop.received:
+                    self._leave(stop)
+                torch.manual_seed(seeding.key("step", *self.key, epoch, step))
+                yield self.machine.to_device(next(data)[0])
 
     # --------------------------------------------------------------------------------------------------------- progress
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs * self.phase.cycles
 
-    def _weights(self) -> dict[str, torch.Tensor]:
+    def _weights(self) -> Weights:
         return self.network.module.state_dict()
 
     def _save(self) -> None:
-        # Weights that are or may become a member are files of their own; these are where training goes on.
-        self.state.save(
-            {
-                "progress": vars(self.progress),
-                "weights": {name: tensor.cpu() for name, tensor in self._weights().items()},
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )
+        self.state.save_progress(self.progress, self.network.module, self.optimizer)
         self.state.prune(self.progress.kept(self.phase))
 
     def _resume(self) -> None:
-        saved = self.state.load()
-        if saved is None:
-            return
-        try:
-            progress = Progress(**saved["progress"])
-            if not self.state.whole(progress.kept(self.phase)):
-                return
-            self.network.module.load_state_dict(saved["weights"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-        except (RuntimeError, TypeError, ValueError, KeyError) as error:
-            # Saved by another version of the code, under `code: warn`.
-            raise TrainingError(
-                f"{self.state.folder}: doesn't fit this version ({error}); delete the folder"
-            ) from error
-        self.progress = progress
-        LOG.info("resuming, %s", self._position())
+        progress = self.state.resume(self.phase, self.network.module, self.optimizer)
+        if progress is not None:
+            self.progress = progress
+            LOG.info("resuming, %s", self._position())
+
+    def _leave(self, stop: StopSignal) -> None:
+        LOG.warning("%s: progress is saved, %s", stop.name, self._position())
+        raise SystemExit(INTERRUPTED)
 
     def _position(self) -> str:
+        if self._finished():
+            return "all epochs done"
         return f"epoch {self.progress.epoch + 1}, {self.progress.step} of {self.steps} batches done"
 
-    def _bar(self, steps: range, epoch: int) -> Any:
-        last = f" {self.phase.monitor} {self.progress.history[-1][3]:.4f}" if self.progress.history else ""
-        label = f"{self.part.stage}/{self.part.run}/{self.phase.name} fold {self.part.fold} epoch {epoch + 1}{last}"
+    def _bar(self, steps: range, doing: str) -> Any:
+        last = f" {self.validator.describe(Validation(self.progress.history[-1][3]))}" if self.progress.history else ""
+        label = f"{self.part.stage}/{self.part.run}/{self.phase.name} fold {self.part.fold} {doing}{last}"
         return tqdm(steps, desc=label, unit="batch", leave=False, disable=not sys.stderr.isatty())

@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from stagepipe.artefacts import atomic, load_weights, save_weights, verify
-from stagepipe.errors import ArtefactError
+from stagepipe.errors import ArtefactError, TrainingError
+from stagepipe.recipe.model import Phase
+from stagepipe.training_progress import Progress
 
 LOG = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
@@ -70,6 +74,30 @@ class TrainingState:
             LOG.warning("%s: is damaged; training starts from the beginning", self._progress)
             return None
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+    def save_progress(self, progress: Progress, module: nn.Module, optimizer: Optimizer) -> None:
+        """Save where training goes on; weights that are or may become a member are files of their own."""
+        weights = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+        self.save({"progress": vars(progress), "weights": weights, "optimizer": optimizer.state_dict()})
+
+    def resume(self, phase: Phase, module: nn.Module, optimizer: Optimizer) -> Progress | None:
+        """Give network and optimiser what was saved and return the progress.
+
+        None if there is nothing, or, with a warning, not all of it: training starts from the beginning. TrainingError
+        if another version of the code saved it, under `code: warn`, and it doesn't fit.
+        """
+        saved = self.load()
+        if saved is None:
+            return None
+        try:
+            progress = Progress(**saved["progress"])
+            if not self.whole(progress.kept(phase)):
+                return None
+            module.load_state_dict(saved["weights"])
+            optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            raise TrainingError(f"{self.folder}: doesn't fit this version ({error}); delete the folder") from error
+        return progress
 
     def finished(self) -> bool:
         """Whether the phase has ended here before (its driver may have died before it knew), its files being whole."""

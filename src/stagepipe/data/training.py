@@ -1,9 +1,11 @@
 """What a training phase reads: which rows, in which order, augmented by keyed random numbers, as uint8 batches."""
 
+import math
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from stagepipe.artefacts import read_table
 from stagepipe.augment import Augmentation
 from stagepipe.data.store import PixelStore
 from stagepipe.errors import DataError, TrainingError
-from stagepipe.recipe.model import Sampler
+from stagepipe.recipe.model import Balanced, Sampler
 from stagepipe.recipe.parts import TrainPart
 
 VALIDATION_FOLD_OF_SHARED = 0
@@ -59,7 +61,7 @@ def select(part: TrainPart, samples: pa.Table, folds: Path, pseudolabels: Path |
         if not always and fold == held_out:
             if foreground[row] >= part.phase.minimum_foreground:
                 validation.append(row)
-        elif part.phase.data != "pseudolabels":
+        elif part.phase.data != "pseudolabels" and (part.phase.always_train or not always):
             training.append(Item(row, None, int(foreground[row])))
     if part.phase.data != "labels":
         assert pseudolabels is not None
@@ -98,30 +100,92 @@ def foreground_pixels(samples: pa.Table, ignore_index: int | None = None) -> np.
     return np.rint(np.array([share(coverage) for coverage in samples["coverage"].to_pylist()]) * areas).astype(np.int64)
 
 
-def epoch_order(sampler: Sampler, empty: np.ndarray, key: tuple[str | int, ...], batch: int = 1) -> np.ndarray:
-    """Positions of the items of one epoch, in order; `key` says which epoch of which phase it is.
+@dataclass(frozen=True)
+class EpochOrders:
+    """Which items make up each batch of each epoch."""
 
-    `empty`, bool [N], says which items have an empty mask; with one kind alone `balanced` is a shuffle. `replacement`
-    draws as many full batches as its passes over the items have.
-    """
-    random = seeding.generator("order", *key)
-    count = len(empty)
-    if sampler.replacement:
-        # As the published generators count: 2 passes over 3,127 samples in batches of 28 are 2 x 111 batches, not 223.
-        full = max(1, count // batch) * min(batch, count)
-        return random.integers(0, count, max(1, round(sampler.replacement.passes * full)))
-    if sampler.balanced and empty.any() and not empty.all():
-        positives = round(count * sampler.balanced.positive)
+    sampler: Sampler
+    empty: np.ndarray
+    """bool [N]: the item's mask is empty; with one kind alone `balanced` is a shuffle"""
+    batch: int
+    key: tuple[str | int, ...]
+    """which phase it is"""
+    epochs: int = 1
+    """of the phase, all cycles: what a sliding share slides over"""
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int, int]]]:
+        """Addresses of an epoch in full batches; what is left over waits for another epoch, as shapes stay static."""
+        addresses = [(epoch, position, int(index)) for position, index in enumerate(self.order(epoch))]
+        size = min(self.batch, len(addresses))
+        return [addresses[start : start + size] for start in range(0, len(addresses) - size + 1, size)]
+
+    def steps(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return max(1, self.draws(epoch) // self.batch)
+
+    def images(self, epoch: int) -> int:
+        """Draws that the batches of an epoch hold."""
+        return self.steps(epoch) * min(self.batch, self.draws(epoch))
+
+    def draws(self, epoch: int) -> int:
+        """Draws of an epoch, with those that fill no batch.
+
+        `replacement` makes as many full batches as its passes over the items have.
+        """
+        count = len(self.empty)
+        if self.sampler.replacement:
+            # As the published generators count: 2 passes over 3,127 samples in batches of 28 are 2 x 111 batches, not
+            # 223.
+            full = max(1, count // self.batch) * min(self.batch, count)
+            return max(1, round(self.sampler.replacement.passes * full))
+        return sum(self._kinds(epoch)) if self._balances else count
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions of the items of an epoch, int64 [draws], in order."""
+        random = seeding.generator("order", *self.key, epoch)
+        count = len(self.empty)
+        if self.sampler.replacement:
+            return random.integers(0, count, self.draws(epoch))
+        if not self._balances:
+            return random.permutation(count)
+        assert self.sampler.balanced
+        positives, empties = self._kinds(epoch)
         chosen = [
-            _draw(np.flatnonzero(~empty), positives, random),
-            _draw(np.flatnonzero(empty), count - positives, random),
+            _draw(np.flatnonzero(~self.empty), positives, random),
+            _draw(np.flatnonzero(self.empty), empties, random, self.sampler.balanced.replacement),
         ]
         return random.permutation(np.concatenate(chosen))
-    return random.permutation(count)
+
+    @property
+    def _balances(self) -> bool:
+        return self.sampler.balanced is not None and 0 < int(np.count_nonzero(self.empty)) < len(self.empty)
+
+    def _kinds(self, epoch: int) -> tuple[int, int]:
+        """Draws of non-empty and of empty masks, where the sampler balances them."""
+        balanced, count = self.sampler.balanced, len(self.empty)
+        assert balanced
+        share = positive_share(balanced, epoch, self.epochs)
+        if balanced.length == "positives":
+            positives = count - int(np.count_nonzero(self.empty))
+            return positives, math.floor(positives * (1 - share) / share)
+        positives = round(count * float(share))
+        return positives, count - positives
 
 
-def _draw(candidates: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """`count` candidates without replacement, going round anew when there are fewer."""
+def positive_share(balanced: Balanced, epoch: int, epochs: int) -> Fraction:
+    """Share of non-empty masks in an epoch: p, or p0 + (p1 - p0) e / (E - 1) from the first of E epochs to the last.
+
+    An exact fraction of the decimals as they are written: in floating point (1 - 0.8) / 0.8 is less than a quarter.
+    """
+    ends = balanced.positive if isinstance(balanced.positive, tuple) else (balanced.positive, balanced.positive)
+    first, last = (Fraction(str(share)) for share in ends)
+    return first + (last - first) * Fraction(epoch, max(1, epochs - 1))
+
+
+def _draw(candidates: np.ndarray, count: int, random: np.random.Generator, replacement: bool = False) -> np.ndarray:
+    """`count` candidates: with replacement, or without and going round anew when there are fewer."""
+    if replacement:
+        return random.choice(candidates, count)
     rounds = -(-count // len(candidates))
     return np.concatenate([random.permutation(candidates) for _ in range(max(1, rounds))])[:count]
 
@@ -163,23 +227,6 @@ def _quiet_worker(_: int) -> None:
     cv2.setNumThreads(0)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-@dataclass(frozen=True)
-class EpochOrders:
-    """Which items make up each batch of each epoch."""
-
-    sampler: Sampler
-    empty: np.ndarray
-    batch: int
-    key: tuple[str | int, ...]
-
-    def batches(self, epoch: int) -> list[list[tuple[int, int, int]]]:
-        """Addresses of an epoch in full batches; what is left over waits for another epoch, as shapes stay static."""
-        order = epoch_order(self.sampler, self.empty, (*self.key, epoch), self.batch)
-        size = min(self.batch, len(order))
-        addresses = [(epoch, position, int(index)) for position, index in enumerate(order)]
-        return [addresses[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
 
 def batches(

@@ -1,0 +1,79 @@
+"""The score of an epoch: that of the held-out samples' masks, at one threshold or at the best of several triplets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from stagepipe import metrics, triplets
+from stagepipe.data.store import PixelStore, same_size_batches
+from stagepipe.device_metrics import batch_counts, threshold_counts
+from stagepipe.networks import SegmentationNetwork, probabilities
+from stagepipe.recipe.parts import TrainPart
+from stagepipe.runtime import Machine
+from stagepipe.triplets import Triplet
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the held-out samples say of some weights."""
+
+    score: float
+    """mean monitored score"""
+    triplet: Triplet | None = None
+    """the one that the score is the best of, if there are any"""
+
+
+class Validator:
+    """Scores networks on the held-out samples of a phase and fold, each at its own size."""
+
+    def __init__(
+        self, part: TrainPart, samples: pa.Table, rows: Sequence[int], store: PixelStore, machine: Machine
+    ) -> None:
+        self.part, self.rows, self.store, self.machine = part, rows, store, machine
+        self.triplets = triplets.expand(part.phase.triplets)
+        empty = samples["empty"].take(pa.array(rows)).to_numpy(zero_copy_only=False)
+        self.all_empty = float(empty.mean()) if len(part.classes) == 1 else None
+        """score of masks that are all empty, of a single class: the share of samples whose mask is"""
+
+    @torch.inference_mode()
+    def validate(
+        self, network: SegmentationNetwork, forward: Callable[[torch.Tensor], dict[str, torch.Tensor]]
+    ) -> Validation:
+        """Score the network, `forward` being its `heads`: a single class at threshold 0.5 or at the triplets."""
+        network.eval()
+        counts, pixels = [], []
+        for rows, images in same_size_batches(self.store, self.rows, lambda *_: self.part.phase.batch):
+            masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
+            with self.machine.autocast():
+                logits = forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
+            maps = network.geometry.undo(probabilities(logits), *masks.shape[1:])
+            counts.append(self._count(maps, self.machine.to_device(masks)))
+            pixels += [masks[0].numel()] * len(rows)
+        return self._score(torch.cat(counts).cpu().numpy(), np.array(pixels, np.int64))
+
+    def _count(self, maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.triplets:
+            return threshold_counts(maps, target, triplets.thresholds(self.triplets))
+        return batch_counts(maps, target, 0.5, self.part.ignore_index)
+
+    def _score(self, counts: np.ndarray, pixels: np.ndarray) -> Validation:
+        """Score of counts int64 [N, classes or thresholds, 3] in images of so many pixels, int64 [N]."""
+        monitor = self.part.phase.monitor
+        if not self.triplets:
+            return Validation(float(metrics.scores(counts)[monitor].mean()))
+        intersection, truth, predicted = np.moveaxis(counts, 2, 0)
+        means = triplets.image_scores(predicted, intersection, truth[:, 0], pixels, self.triplets, monitor).mean(axis=0)
+        best = int(means.argmax())
+        return Validation(float(means[best]), self.triplets[best])
+
+    def describe(self, found: Validation) -> str:
+        """For example `dice 0.8123 (all empty 0.7772) at top 0.75, area 1000, bottom 0.3`."""
+        text = f"{self.part.phase.monitor} {found.score:.4f}"
+        if self.all_empty is not None:
+            text += f" (all empty {self.all_empty:.4f})"
+        if found.triplet is not None:
+            text += f" at top {found.triplet.top:g}, area {found.triplet.area}, bottom {found.triplet.bottom:g}"
+        return text
