@@ -57,6 +57,17 @@ def test_equals_exact_fractions_in_any_order(tmp_path_factory, data, count):
     assert mean.ravel().tolist() == expected
 
 
+def test_maps_of_several_blocks_are_averaged_whole(tmp_path):
+    shape = (2, 150, ensemble.BLOCK // 200)
+    values = np.random.default_rng(0).integers(0, 256, (3, *shape))
+    members = tables(tmp_path, *({"a": member} for member in values))
+    ((_, mean),) = ensemble.average(members, [1, 3, 2])
+    np.testing.assert_array_equal(mean, (2 * (values[0] + 3 * values[1] + 2 * values[2]) + 6) // 12)
+    ((_, geometric),) = ensemble.average(members, [1, 1, 1], mean="geometric")
+    literal = np.exp(np.log(np.maximum(values, ensemble.QUARTER_STEP)).mean(axis=0))
+    np.testing.assert_array_equal(geometric, np.floor(literal + 0.5))
+
+
 def test_out_of_fold_tables_are_merged_by_id(tmp_path):
     random = np.random.default_rng(0)
     maps = {f"{i:02}": random.integers(0, 256, (2, 3, 4), dtype=np.uint8) for i in range(20)}
@@ -146,6 +157,22 @@ def test_folds_of_a_run_weigh_alike_and_runs_by_their_ratio(tmp_path):
     paths = [table for (table,) in tables(tmp_path, *maps)]
     ((_, mean),) = ensemble.average_runs(paths, part("test", "none", "none", weights=[3, 1]))
     assert mean.item() == round((3 * 50 + 220) / 4 + 1e-9)
+
+
+def test_searched_shares_stand_in_the_place_of_weights(tmp_path):
+    paths = [table for (table,) in tables(tmp_path, *({"a": [[[value]]]} for value in (0, 100, 200, 240)))]
+    (tmp_path / "blend.json").write_text('{"shares": {"z/a": 0.75, "b/c": 0.25}, "score": 0.5}')
+    shares = ensemble.read_shares(tmp_path / "blend.json")
+    ((_, mean),) = ensemble.average_runs(paths, part("test", "none", "none"), shares)
+    assert mean.item() == (3 * 50 + 220) // 4 + 1  # 92.5 rounded up
+    ((_, mean),) = ensemble.average_runs(paths[:2], part("out_of_fold", "none", "none"), shares)
+    assert mean.item() == 25
+
+
+def test_runs_without_a_share_are_not_read(tmp_path):
+    ((path,),) = tables(tmp_path, {"a": [[[7]]]})
+    ((_, mean),) = ensemble.average_runs([tmp_path / "absent.parquet", path], part("test", "none", "none"), [0.0, 1.0])
+    assert mean.item() == 7
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Weighted averages of probability tables, streamed."""
 
 import heapq
+import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,11 @@ Range = tuple[float, float]
 WHOLE: Range = (0.0, float(STEPS))
 QUARTER_STEP = 0.25
 """What a quantised 0 stands for in a geometric mean, so that one member alone can't veto all others."""
+HALF_UP = 0.5 + HAIR
+"""Added to a mean in steps of 1/255 before its fraction is cut off: its hair makes halves round up although shares like
+1/3 are inexact, whichever member comes first."""
+BLOCK = 1 << 15
+"""Pixels at once: float64 sums of so many stay in a core's cache."""
 
 
 def average(
@@ -43,21 +49,22 @@ def average(
         raise ValueError(f"weights {list(weights)} are no ratios; write numbers >= 0, one of them above 0")
     shares = [weight / sum(weights) for weight in weights]
     means = _averages(members, shares, ranges or [WHOLE] * len(members), mean == "geometric")
-    # The hair makes halves round up although shares like 1/3 are inexact, whichever member comes first.
-    return ((name, np.floor(total.clip(0, STEPS) + (0.5 + HAIR)).astype(np.uint8)) for name, total in means)
+    return ((name, (total.clip(0, STEPS, out=total) + HALF_UP).astype(np.uint8)) for name, total in means)
 
 
 def _averages(
     members: Sequence[Sequence[Path]], shares: Sequence[float], ranges: Sequence[Range], geometric: bool
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Means in steps of 1/255, not rounded."""
-    for rows in zip_longest(*map(_member, members)):
-        _check(rows, members)
-        total = np.zeros(rows[0][1].shape, np.float64)
-        for (_, quantised, _), share, (low, high) in zip(rows, shares, ranges, strict=True):
-            values = quantised if (low, high) == WHOLE else (quantised - low) * (STEPS / (high - low))
-            total += share * (np.log(np.maximum(values, QUARTER_STEP)) if geometric else values)
-        yield rows[0][0], np.exp(total) if geometric else total
+    for sample_id, maps in together(members):
+        total = np.zeros(maps[0].shape)
+        flat, planes = total.reshape(-1), [quantised.reshape(-1) for quantised in maps]
+        for start in range(0, flat.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            for plane, share, (low, high) in zip(planes, shares, ranges, strict=True):
+                values = plane[block] if (low, high) == WHOLE else (plane[block] - low) * (STEPS / (high - low))
+                flat[block] += share * (np.log(np.maximum(values, QUARTER_STEP)) if geometric else values)
+        yield sample_id, np.exp(total) if geometric else total
 
 
 def value_range(members: Sequence[Sequence[Path]]) -> Range:
@@ -70,6 +77,13 @@ def value_range(members: Sequence[Sequence[Path]]) -> Range:
     for _, mean in _averages(members, shares, [WHOLE] * len(members), geometric=False):
         low, high = min(low, float(mean.min())), max(high, float(mean.max()))
     return (low, high) if low < high else WHOLE
+
+
+def together(members: Sequence[Sequence[Path]]) -> Iterator[tuple[str, list[Map]]]:
+    """Yield (sample_id, every member's map), ids ascending; errors and memory are those of `average`."""
+    for rows in zip_longest(*map(_member, members)):
+        _check(rows, members)
+        yield rows[0][0], [quantised for _, quantised, _ in rows]
 
 
 def _table(path: Path) -> Iterator[Row]:
@@ -108,22 +122,37 @@ def _check(rows: Sequence[Row | None], members: Sequence[Sequence[Path]]) -> Non
             )
 
 
-def average_runs(tables: Sequence[Path], part: EnsemblePart) -> Iterator[tuple[str, Map]]:
+def average_runs(
+    tables: Sequence[Path], part: EnsemblePart, shares: Sequence[float] | None = None
+) -> Iterator[tuple[str, Map]]:
     """`average` of several runs, whose tables come run after run, every fold's of each.
 
     Out of fold a run's tables together are one member; on the test split each fold's table is a member of its own, and
-    the folds of a run weigh alike.
+    the folds of a run weigh alike. `shares` stand in the place of the part's weights, one a run; a run that has none is
+    not read.
     """
-    folds = len(tables) // len(part.runs)
     members: list[list[Path]] = []
     weights, ranges = [], []
-    for number, run in enumerate(part.runs):
-        own = list(tables[number * folds : (number + 1) * folds])
+    shares = shares or [run.weight for run in part.runs]
+    for own, run, share in zip(by_run(tables, len(part.runs)), part.runs, shares, strict=True):
+        if share == 0:
+            continue
         parts = [own] if part.split == "out_of_fold" else [[table] for table in own]
         members += parts
-        weights += [run.weight] * len(parts)
+        weights += [share] * len(parts)
         ranges += [value_range(parts) if run.rescale == "minmax" else WHOLE] * len(parts)
     return average(members, weights, part.mean, ranges)
+
+
+def by_run(tables: Sequence[Path], runs: int) -> list[list[Path]]:
+    """Tables of each run, of tables that come run after run, as many of each."""
+    folds = len(tables) // runs
+    return [list(tables[start : start + folds]) for start in range(0, folds * runs, folds)]
+
+
+def read_shares(path: Path) -> list[float]:
+    """The shares that a search has found (blend_search.write), in the order of its runs."""
+    return list(json.loads(path.read_text(encoding="utf-8"))["shares"].values())
 
 
 def write(path: Path | str, maps: Iterator[tuple[str, Map]], provenance: Provenance | None = None) -> None:

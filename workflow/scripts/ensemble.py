@@ -5,10 +5,12 @@ from stagepipe.recipe.averages import EnsemblePart
 
 
 def main() -> None:
-    work = script.start(__doc__, EnsemblePart, inputs=["tables"], outputs=["table"])
-    from stagepipe.ensemble import average_runs, write
+    work = script.start(__doc__, EnsemblePart, inputs=["tables", "shares"], outputs=["table"])
+    from stagepipe.ensemble import average_runs, read_shares, write
 
-    write(work.path("table"), average_runs(work.paths["tables"], work.part), work.provenance)
+    searched = work.optional("shares")
+    maps = average_runs(work.paths["tables"], work.part, searched and read_shares(searched))
+    write(work.path("table"), maps, work.provenance)
 
 
 if __name__ == "__main__":
