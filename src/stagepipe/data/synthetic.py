@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,32 @@ class Tile:
 
 def write(folder: Path, spec: Synthetic) -> None:
     """Write a raw `tgs` layout to a new or empty folder, whole or not at all. DataError if the folder holds files."""
+    with new_folder(folder) as unfinished:
+        _write_layout(unfinished, spec)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder still to be made that becomes `folder` at success and vanishes at failure.
+
+    DataError if `folder` holds files.
+    """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files already; delete it to have synthetic data written there")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / folder.name
-        _write_layout(unfinished, spec)
+        yield unfinished
         unfinished.replace(folder)
+
+
+def write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, object]]) -> None:
+    """Write a CSV file of two columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_manifest(folder: Path, path: Path) -> None:
@@ -81,9 +100,9 @@ def _write_layout(folder: Path, spec: Synthetic) -> None:
         # The original has 16-bit masks, but 8-bit ones where there is no salt.
         mask = tile.mask.astype(np.uint16) * 65535 if tile.mask.any() else np.zeros_like(tile.image)
         _write_png(folder / "train" / "masks" / f"{sample_id}.png", mask)
-    _write_csv(folder / "train.csv", ("id", "rle_mask"), runs)
-    _write_csv(folder / "sample_submission.csv", ("id", "rle_mask"), rows)
-    _write_csv(folder / "depths.csv", ("id", "z"), dict(zip(ids, depths, strict=False)))
+    write_csv(folder / "train.csv", ("id", "rle_mask"), sorted(runs.items()))
+    write_csv(folder / "sample_submission.csv", ("id", "rle_mask"), sorted(rows.items()))
+    write_csv(folder / "depths.csv", ("id", "z"), sorted(zip(ids, depths, strict=False)))
 
 
 def tiles(spec: Synthetic) -> Iterator[Tile]:
@@ -132,10 +151,3 @@ def _contrast(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-
-
-def _write_csv(path: Path, header: tuple[str, str], rows: Mapping[str, object]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(sorted(rows.items()))
