@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagepipe.augment import NAMED, TGS_5TH, TGS_BES, TGS_PHALANX, Augmentation, CropAndStretch, HorizontalShear
+from stagepipe.augment import Augmentation, CropAndStretch, HorizontalShear
+from stagepipe.augmentation_lists import NAMED, SIIM, TGS_5TH, TGS_BES, TGS_PHALANX
 from stagepipe.errors import RecipeError
 from stagepipe.recipe.model import AUGMENTATIONS, Transform
 from stagepipe.seeding import key
@@ -30,7 +31,7 @@ def digest(augmentation: Augmentation, index: int) -> bytes:
 
 
 NOISE = [one("OneOf", [one("GaussNoise", p=1), one("ElasticTransform", p=1), one("CoarseDropout", p=1)], p=0.9)]
-LISTS = ["tgs_bes", "tgs_phalanx", "tgs_5th"]
+LISTS = ["tgs_bes", "tgs_phalanx", "tgs_5th", "siim"]
 SPECS = ["none", *LISTS, NOISE]
 
 
@@ -51,7 +52,7 @@ def test_same_key_same_bits_in_any_order_and_process(spec):
 @pytest.mark.parametrize("spec", LISTS)
 def test_different_keys_differ(spec):
     augmentation = Augmentation(spec)
-    assert len({digest(augmentation, index) for index in range(60)}) > 40  # phalanx leaves one in eight alone
+    assert len({digest(augmentation, index) for index in range(60)}) > 40  # phalanx and siim leave one in eight alone
 
 
 @settings(max_examples=40, deadline=None)
@@ -221,6 +222,145 @@ def test_5th_place_gamma_keeps_black_and_white():
     assert (found[:, [0, 2]] == [0, 255]).all()
     exponents = np.log((found[:, 1] + 0.5) / 255) / np.log(100 / 255)
     assert (exponents.min(), exponents.max()) == pytest.approx((0.92, 1.08), abs=0.01)
+
+
+def test_siim_reaches_each_branch_with_its_odds():
+    augmentation = Augmentation("siim")
+    flip, grays, bends, affine = augmentation._compose.transforms
+    sequence, grid, lens = bends.transforms
+    branches = [flip, *grays.transforms, *sequence.transforms, grid, lens, affine]
+    count, reached, changed = 3000, np.zeros(len(branches)), 0
+    image, mask = IMAGE[:24, :24], MASK[:24, :24]
+    for index in range(count):
+        for transform in branches:
+            transform.params = {}
+        augmented, _ = augmentation.apply(image, mask, key("branches", index))
+        reached += [bool(transform.params) for transform in branches]
+        changed += not np.array_equal(augmented, image)
+    assert reached / count == pytest.approx([0.5] + 7 * [0.1] + [0.5], abs=0.025)
+    assert changed / count == pytest.approx(1 - 0.5 * 0.7 * 0.7 * 0.5, abs=0.025)
+
+
+def test_siim_contrast_is_about_black_and_brightness_by_the_mean():
+    found = levels(only(SIIM, 1, 0))
+    factors = found[:, 1] / 100
+    assert (factors.min(), factors.max()) == pytest.approx((0.8, 1.2), abs=0.015)
+    assert np.abs(found[:, 0] - 50 * factors).max() <= 1
+    found, fifth = levels(only(SIIM, 1, 2), bright=180), (50 + 100 + 180) / 3 / 5
+    assert (found[:, 1].min(), found[:, 1].max()) == pytest.approx((100 - fifth, 100 + fifth), abs=1.5)
+    assert (found[:, 2] - found[:, 0] == 130).all()
+
+
+def test_siim_gamma_varies_as_the_published_power():
+    published = 100 / np.arange(80, 121)
+    augmentation = only(SIIM, 1, 1)
+    found = np.array([augmentation.apply(GRAYS, GRAYS[..., 0] // 255, index)[0][0, :, 0] for index in range(800)])
+    assert (found[:, [0, 2]] == [0, 255]).all()
+    powers = np.log((found[:, 1] + 0.5) / 255) / np.log(100 / 255)
+    assert powers.mean() == pytest.approx(published.mean(), abs=0.015)
+    assert powers.std() == pytest.approx(published.std(), abs=0.01)
+
+
+def test_siim_affine_before_the_elastic_one_varies_as_the_published_three_points():
+    """Published: three points at 341 pixels from the centre of 1024, each moved by up to 3.6 pixels each way."""
+    rng, centre = np.random.default_rng(0), 511.5
+    corners = np.array([[341, 341], [341, -341], [-341, -341]], np.float32)
+    matrices = np.array(
+        [
+            cv2.getAffineTransform(corners, corners + rng.uniform(-3.6, 3.6, (3, 2)).astype(np.float32))
+            for _ in range(4000)
+        ]
+    )
+    transform = only(SIIM, 2, 0, 0)._compose.transforms[0]
+    ours = [transform.get_params_dependent_on_data({"shape": (1024, 1024)}, {})["matrix"] for _ in range(4000)]
+    found = np.array(ours)[:, :2]
+    found[:, :, 2] += found[:, :, :2] @ [centre, centre] - centre  # the shift of the centre
+    assert found.mean(0) == pytest.approx(matrices.mean(0), abs=0.1)
+    assert found.std(0) == pytest.approx(matrices.std(0), rel=0.06)
+
+
+def test_siim_elastic_varies_as_the_published_one():
+    """Published: 120 times uniform noise of -1 to 1 under a Gaussian of 6 pixels, cut off at 4 of its deviations."""
+    kernel = np.exp(-0.5 * (np.arange(-24, 25) / 6) ** 2)
+    kernel /= kernel.sum()
+    steps = np.arange(200)
+    augmentation = only(SIIM, 2, 0, 1)
+    moves = []
+    for index in range(12):
+        augmentation.apply(np.zeros((200, 200, 1), np.uint8), np.zeros((200, 200), np.uint8), index)
+        params = augmentation._compose.transforms[0].params
+        moves += [params["map_x"] - steps, params["map_y"] - steps[:, None]]
+    inside = np.array(moves)[:, 30:-30, 30:-30]
+    assert inside.std() == pytest.approx(120 / np.sqrt(3) * (kernel**2).sum(), rel=0.05)
+    assert np.corrcoef(inside[::2].ravel(), inside[1::2].ravel())[0, 1] == pytest.approx(0, abs=0.06)
+    likeness = [(inside[:, :, distance:] * inside[:, :, :-distance]).mean() for distance in (1, 6, 12)]
+    assert likeness / inside.var() == pytest.approx(np.exp(-(np.array([1, 6, 12]) ** 2) / (4 * 36)), abs=0.05)
+
+
+def test_siim_grid_has_five_cells_that_vary_by_three_tenths():
+    augmentation = only(SIIM, 2, 1)
+    widths = []
+    for index in range(200):
+        augmentation.apply(np.zeros((104, 104, 1), np.uint8), np.zeros((104, 104), np.uint8), index)
+        params = augmentation._compose.transforms[0].params
+        for edge in (params["map_x"][0], params["map_y"][:, 0]):
+            starts = edge[:101:20]
+            widths += list(np.diff(starts) / 20)
+            for cell in range(5):  # each from its start to that of the next, as published
+                expected = np.linspace(starts[cell], starts[cell + 1], 20)
+                assert np.abs(edge[20 * cell : 20 * cell + 20] - expected).max() < 1e-3
+    assert (min(widths), max(widths)) == pytest.approx((0.7, 1.3), abs=0.005)
+    assert np.std(widths) == pytest.approx(0.3 / np.sqrt(3), abs=0.01)
+
+
+def test_siim_lens_is_the_published_formula():
+    """Published: x (1 + k r^2 + k r^4) about the middle, in units of the width, k within +-2 and no shift.
+
+    OpenCV has the middle at half the width in the image and at half of the width less one in what is made of it.
+    """
+    augmentation = only(SIIM, 2, 2)
+    y, x = (np.mgrid[:64, :64] - 31.5) / 64
+    squared = x**2 + y**2
+    strengths = []
+    for index in range(300):
+        augmentation.apply(np.zeros((64, 64, 1), np.uint8), np.zeros((64, 64), np.uint8), index)
+        params = augmentation._compose.transforms[0].params
+        k = ((params["map_x"][0, 0] - 32) / (64 * x[0, 0]) - 1) / (squared[0, 0] + squared[0, 0] ** 2)
+        strengths.append(k)
+        factor = 1 + k * squared + k * squared**2
+        assert np.abs(params["map_x"] - 32 - 64 * x * factor).max() < 1e-3
+        assert np.abs(params["map_y"] - 32 - 64 * y * factor).max() < 1e-3
+    assert (min(strengths), max(strengths)) == pytest.approx((-2, 2), abs=0.05)
+
+
+def test_siim_shifts_scales_and_turns_within_the_published_limits():
+    augmentation = only(SIIM, 3)
+    scales, angles, shifts = [], [], []
+    for index in range(400):
+        augmentation.apply(IMAGE, MASK, index)
+        matrix = augmentation._compose.transforms[0].params["matrix"]
+        scale, angle = np.hypot(*matrix[:2, 0]), np.arctan2(matrix[1, 0], matrix[0, 0])
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        assert matrix[:2, :2] == pytest.approx(turn)
+        scales.append(scale)
+        angles.append(np.degrees(angle))
+        shifts += list(matrix[:2, :2] @ [50, 50] + matrix[:2, 2] - 50)
+    assert (min(scales), max(scales)) == pytest.approx((0.9, 1.1), abs=0.003)
+    assert (min(angles), max(angles)) == pytest.approx((-45, 45), abs=1)
+    assert shifts == pytest.approx(np.round(shifts), abs=1e-6)
+    assert (min(shifts), max(shifts)) == pytest.approx((-6, 6))  # 0.0625 of 101
+
+
+@pytest.mark.parametrize("path", [(0,), (2, 0, 0), (2, 0, 1), (2, 1), (2, 2), (3,)])
+def test_siim_moves_image_and_mask_together_and_mirrors_them_at_the_border(path):
+    augmentation = only(SIIM, *path)
+    image, whole = MASK[..., None] * 255, np.ones_like(MASK)
+    for index in range(30):
+        moved, mask = augmentation.apply(image, MASK, index)
+        assert ((moved[..., 0] > 127) == mask).mean() > 0.95  # bilinear against nearest pixel
+        # nothing comes in from outside: what is white everywhere stays so
+        assert augmentation.apply(whole[..., None] * 255, whole, index)[0].min() == 255
+        assert augmentation.apply(image, whole, index)[1].all()
 
 
 def test_class_masks_get_no_new_classes():

@@ -112,8 +112,8 @@ def test_smps_networks_have_logits_alone():
     ("keys", "message"),
     [
         ({"architecture": "salt_unett"}, "network.architecture: salt_unett is unknown; write one of salt_unet"),
-        ({"encoder": "se_resnet50"}, r"network.encoder: salt_unet takes .*ResNet blocks, not se_resnet50; .*resnet34"),
-        ({"encoder": "tu-resnet18"}, "network.encoder: salt_unet takes .* not tu-resnet18; write one of resnet101"),
+        ({"encoder": "se_resnet50"}, r"network.encoder: salt_unet isn't made for se_resnet50; write one of .*resnet34"),
+        ({"encoder": "tu-resnet18"}, "network.encoder: salt_unet isn't made for tu-resnet18; write one of resnet101"),
         ({"encoder": "resnext101_32x4d", "weights": "imagenet"}, "resnext101_32x4d has no imagenet weights"),
         (
             {"arguments": {"decoder_chanels": 8}},

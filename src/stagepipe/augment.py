@@ -23,6 +23,7 @@ from albumentations.core.transforms_interface import BasicTransform, DualTransfo
 from albumentations.core.type_definitions import Targets
 from pydantic import ValidationError
 
+from stagepipe.augmentation_lists import NAMED
 from stagepipe.errors import RecipeError
 from stagepipe.recipe.model import Transform
 from stagepipe.suggestions import unknown
@@ -95,85 +96,6 @@ def _shear(pixels: np.ndarray, shift: int, interpolation: int) -> np.ndarray:
     sheared = cv2.warpAffine(pixels, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
     return sheared.reshape(pixels.shape)
 
-
-def _multiply(limit: float, p: float) -> Transform:
-    """Pixel values times 1 + U(-limit, limit)."""
-    kept = {"contrast": [1, 1], "saturation": [1, 1], "hue": [0, 0]}
-    return Transform(name="ColorJitter", arguments={"brightness": [1 - limit, 1 + limit], **kept, "p": p})
-
-
-_FLIP = Transform(name="HorizontalFlip", arguments={"p": 0.5})
-
-# TGS salt 2018, 1st place, b.e.s. (ResNeXt50). The published code clips brightness and contrast of 0..255 images to
-# 0..1, so that 28 % of its training samples are nearly black and white, and the contrast of the albumentations it used
-# adds three times the mean it should; both are corrected here. uint8 arithmetic truncates to whole gray values.
-TGS_BES = [
-    _FLIP,
-    _multiply(0.2, p=0.2),
-    Transform(
-        name="ColorJitter",
-        arguments={"brightness": [1, 1], "contrast": [0.8, 1.2], "saturation": [1, 1], "hue": [0, 0], "p": 0.1},
-    ),
-    Transform(
-        name="Affine",
-        arguments={
-            "scale": [0.4, 1.6], "keep_ratio": True, "translate_percent": [-0.1625, 0.1625],
-            "border_mode": "BORDER_REFLECT_101", "p": 0.7,
-        },
-    ),
-]  # fmt: skip
-
-_CROP = Transform(name="CropAndStretch", arguments={"limit": 0.2, "p": 1})
-_SHEAR = Transform(name="HorizontalShear", arguments={"limit": 0.07, "p": 1})
-_CLOCKWISE = Transform(name="Rotate", arguments={"limit": [-15, 0], "border_mode": "BORDER_REFLECT_101", "p": 1})
-_BRIGHTNESS = Transform(
-    name="RandomBrightnessContrast",
-    arguments={"brightness_limit": 0.1, "contrast_limit": 0, "brightness_by_max": True, "p": 1},
-)
-
-
-def _one_of(*transforms: Transform) -> Transform:
-    """One of them, each as likely, on half of the samples."""
-    return Transform(name="OneOf", arguments={"p": 0.5}, transforms=list(transforms))
-
-
-# TGS salt 2018, 1st place, phalanx (ResNet34). Rotation is clockwise only, as published (a flip precedes it), here
-# about the centre of the pixels, there half a pixel beside it; gray values are whole numbers here and were floats
-# there.
-TGS_PHALANX = [_FLIP, _one_of(_CROP, _SHEAR, _CLOCKWISE), _one_of(_BRIGHTNESS, _multiply(0.08, p=1))]
-
-# TGS salt 2018, 5th place. Different from the published list are
-# * the grid: there cells of 10 pixels and a limit drawn for each image from 0 to 0.15; here 10 cells to an edge, so 10
-#   pixels in a tile of 101, and one limit, 0.15 / sqrt(3), by which cells vary as much in the mean square. (In images
-#   below 90 pixels whose edge isn't near a multiple of 10, the last columns or rows repeat the first.)
-# * gray values: whole numbers here, floats there. Brightness adds up to a tenth of white; the factor and the exponent
-#   of the gamma are drawn from 0.92 to 1.08.
-# Rotation is clockwise as in the list above; published is only that it has one direction.
-TGS_5TH = [
-    _FLIP,
-    _one_of(
-        _CROP,
-        _SHEAR,
-        _CLOCKWISE,
-        Transform(
-            name="GridDistortion",
-            arguments={
-                "num_steps": 10, "distort_limit": 0.0866, "normalized": False,
-                "border_mode": "BORDER_REFLECT_101", "p": 1,
-            },
-        ),
-    ),
-    _one_of(
-        _BRIGHTNESS, _multiply(0.08, p=1), Transform(name="RandomGamma", arguments={"gamma_limit": [92, 108], "p": 1})
-    ),
-]  # fmt: skip
-
-NAMED: dict[str, list[Transform]] = {
-    "none": [],
-    "tgs_bes": TGS_BES,
-    "tgs_phalanx": TGS_PHALANX,
-    "tgs_5th": TGS_5TH,
-}
 
 _ABSTRACT = (BaseCompose, BasicTransform, DualTransform, ImageOnlyTransform, Transform3D, ReplayCompose)
 

@@ -1,7 +1,7 @@
-"""Blocks of the TGS salt networks that segmentation_models_pytorch and torchvision lack.
+"""Blocks of our own networks that segmentation_models_pytorch and torchvision lack.
 
-Maps are float [B, channels, height, width]. Bilinear resizing of maps is `align_corners=True`, as the published
-networks have it, and always to the size of another map, so that odd sizes work.
+Maps are float [B, channels, height, width]. Bilinear resizing of maps is `align_corners=True`, as the published TGS
+salt networks have it, and always to the size of another map, so that odd sizes work.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,27 @@ from typing import Literal
 import torch
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
+from segmentation_models_pytorch.encoders.senet import SENetEncoder
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import Conv2dNormActivation
 
 SpatialGate = Literal["single", "channels"]
+CombinedGates = Literal["sum", "max"]
 
 # smp's encoders that are made of torchvision's residual blocks: stem conv1, bn1, relu, then layer1 to layer4.
 RESNETS = frozenset(name for name, entry in encoders.items() if entry["encoder"] is ResNetEncoder)
+# Its residual networks with squeeze and excitation: stem layer0, pooling layer0_pool, then layer1 to layer4.
+SENETS = frozenset(name for name, entry in encoders.items() if entry["encoder"] is SENetEncoder)
 
 
 class ResNetArchitecture(nn.Module):
-    """Base of our own architectures: an smp ResNet as `encoder`, and what the builder has to know of the rest.
+    """Base of our own architectures: a residual network of smp's as `encoder`, and what the builder has to know.
 
     Parameters below `encoder.` are the pretrained ones; blocks that a network adds between the layers live outside.
     """
 
-    encoder: ResNetEncoder
+    encoder: ResNetEncoder | SENetEncoder
     encoder_names = RESNETS
     """encoders that the architecture takes"""
     requires_divisible_input_shape = True
@@ -45,18 +49,24 @@ class ResNetArchitecture(nn.Module):
 
 
 class ScSE(nn.Module):
-    """Concurrent spatial and channel squeeze and excitation, x c + x s (Roy et al. 2018).
+    """Concurrent spatial and channel squeeze and excitation (Roy et al. 2018), x c + x s or the larger of the two.
 
     c = sigmoid(W2 relu(W1 mean(x) + b1) + b2), one number per channel, with channels / reduction values in between.
     s = sigmoid(1x1 convolution of x), one map for all channels (`single`, the paper) or one per channel (`channels`).
     """
 
     def __init__(
-        self, channels: int, reduction: int, spatial_gate: SpatialGate = "single", spatial_bias: bool = False
+        self,
+        channels: int,
+        reduction: int,
+        spatial_gate: SpatialGate = "single",
+        spatial_bias: bool = False,
+        combined: CombinedGates = "sum",
     ) -> None:
         super().__init__()
         if spatial_gate not in ("single", "channels"):
             raise ValueError(f"spatial_gate is single or channels, not {spatial_gate!r}")
+        self.combined = combined
         squeezed = max(1, channels // reduction)
         self.channel = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
@@ -66,13 +76,21 @@ class ScSE(nn.Module):
         )
         self.spatial = nn.Conv2d(channels, channels if spatial_gate == "channels" else 1, 1, bias=spatial_bias)
 
+    def gates(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """c [B, C, 1, 1] and s [B, 1 or C, H, W] of maps [B, C, H, W], in 0..1."""
+        return self.channel(maps).sigmoid(), self.spatial(maps).sigmoid()
+
     def gate(self, maps: Tensor) -> Tensor:
         """c + s of maps [B, C, H, W], in 0..2, of the same shape."""
-        return self.channel(maps).sigmoid() + self.spatial(maps).sigmoid()
+        channel, spatial = self.gates(maps)
+        return channel + spatial
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps times their own gate."""
-        return maps * self.gate(maps)
+        """Maps [B, C, H, W] through both of their own gates, of the same shape."""
+        if self.combined == "sum":
+            return maps * self.gate(maps)
+        channel, spatial = self.gates(maps)
+        return torch.maximum(maps * channel, maps * spatial)
 
 
 class FeaturePyramidAttention(nn.Module):
@@ -196,6 +214,11 @@ class DeepSupervisionHead(nn.Module):
 
     def _together(self, pixel: Tensor, whole: Tensor) -> Tensor:
         return self.logits(torch.cat([pixel, whole.expand_as(pixel)], dim=1))
+
+
+def plain_convolution(in_channels: int, out_channels: int) -> nn.Module:
+    """3x3 convolution with a bias and ReLU, without normalisation: decoders of the SIIM networks are made of it."""
+    return Conv2dNormActivation(in_channels, out_channels, 3, norm_layer=None)
 
 
 def scse_gates(encoder: ResNetEncoder) -> nn.ModuleList:

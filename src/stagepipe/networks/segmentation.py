@@ -20,6 +20,8 @@ from stagepipe.networks.salt_5th import Salt5th
 from stagepipe.networks.salt_attention import SaltAttention
 from stagepipe.networks.salt_hypercolumn import SaltHypercolumn
 from stagepipe.networks.salt_unet import SaltUnet
+from stagepipe.networks.siim_albunet import SiimAlbunet
+from stagepipe.networks.siim_unet import SiimUnet
 from stagepipe.recipe.model import Network, Pad, WeightsFile
 from stagepipe.suggestions import unknown
 
@@ -29,6 +31,8 @@ OWN: dict[str, Any] = {
     "salt_hypercolumn": SaltHypercolumn,
     "salt_attention": SaltAttention,
     "salt_5th": Salt5th,
+    "siim_albunet": SiimAlbunet,
+    "siim_unet": SiimUnet,
 }
 ARCHITECTURES: dict[str, Any] = {**smp.MODEL_ARCHITECTURES_MAPPING, **OWN}
 
@@ -200,7 +204,7 @@ def _validate_encoder(network: Network) -> None:
     architecture = ARCHITECTURES[network.architecture]
     if issubclass(architecture, ResNetArchitecture) and name not in architecture.encoder_names:
         raise RecipeError(
-            f"network.encoder: {network.architecture} takes smp's encoders of torchvision's ResNet blocks, not {name}; "
+            f"network.encoder: {network.architecture} isn't made for {name}; "
             f"write one of {', '.join(sorted(architecture.encoder_names))}"
         )
     if name.startswith("tu-") and timm.is_model(name.removeprefix("tu-").split(".")[0]):
