@@ -13,6 +13,7 @@ from scipy import ndimage
 from stagepipe import binarise, rle, scores, submission, tables
 from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import store
+from stagepipe.masks import Sources, fix_threshold
 from stagepipe.probabilities import ProbabilityWriter
 from stagepipe.recipe import parts
 from stagepipe.recipe.load import validate
@@ -47,6 +48,28 @@ JIGSAW = SALT | {
     "name": "salt_jigsaw",
     "submission": SALT["submission"] | {"postprocess": [{"jigsaw": {"half_vertical_below": False}}]},
 }
+CHEST = {
+    "name": "chest_triplets",
+    "seed": 7,
+    "dataset": {"format": "synthetic_siim", "classes": ["pneumothorax"]},
+    "folds": {"count": 4},
+    "networks": {"resnet34": {}},
+    "stages": [{"name": "only", "runs": {"resnet34": {"phases": [{"name": "train", "loss": "bce", "epochs": 4}]}}}],
+    "submission": {
+        "blend": {"only": 1.0},
+        "threshold": {"metric": "dice"},
+        "triplets": [
+            {
+                "top": [0.55, 0.7, 0.85],
+                "area": [10, 20, 40, 80, 120, 180, 240, 320, 450],
+                "bottom": [0.2, 0.3, 0.4, 0.5],
+                "size": 64,
+            },
+        ],
+        "encode": "siim",
+    },
+}
+"""A grid of 3 x 9 x 4 triplets."""
 STREET = {
     "name": "street",
     "dataset": {
@@ -226,6 +249,10 @@ def _finish(folder, recipe, truths, fold_of, draw, cases) -> ReportInputs:
     numbers |= {"nested": 0.7463, "by_fold": {"0": 0.4, "1": 0.43, "2": 0.45}}
     chosen = {"chosen": value or 0.4294} | numbers if single else {"chosen": None}
     threshold.write_text(json.dumps(chosen))
+    if recipe.submission.triplets:
+        sources = Sources(folder / "samples.parquet", folder / "blend/train.parquet")
+        outputs = [threshold, curve, folder / "submission/blend.parquet"]
+        fix_threshold(parts.binarise_part(recipe), sources, folder / "pixels.bin", folder / "folds.parquet", *outputs)
     return ReportInputs(
         name=recipe.name,
         recipe=recipe,

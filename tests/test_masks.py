@@ -11,12 +11,22 @@ from stagepipe import rle
 from stagepipe.artefacts import read_table, write_table
 from stagepipe.data.store import writing
 from stagepipe.errors import DataError
-from stagepipe.masks import Sources, black_images, empty_masks, final_masks, fix_threshold, score_jigsaw, submit
+from stagepipe.masks import (
+    Sources,
+    black_images,
+    chosen_threshold,
+    empty_masks,
+    final_masks,
+    fix_threshold,
+    score_jigsaw,
+    submit,
+)
 from stagepipe.probabilities import ProbabilityWriter
 from stagepipe.recipe.model import Emptiness, Postprocess, Submission
 from stagepipe.recipe.parts import BinarisePart, SubmitPart
-from stagepipe.tables import FOLDS, SAMPLES
+from stagepipe.tables import FOLDS, SAMPLES, TRIPLETS
 from stagepipe.tables import JIGSAW as JIGSAW_TABLE
+from stagepipe.triplets import Triplet
 
 SIZE = 8
 
@@ -92,6 +102,68 @@ def test_a_searched_threshold_separates_what_a_fixed_one_does_not(tmp_path):
     assert [row["fold"] for row in rows] == [0, 1, 0, 1]
 
 
+# In "c", which is empty, a false alarm of four pixels.
+ALARMED = TRUTHS | {"c": square(2)}
+
+
+def triplet(top: object, area: object, bottom: object) -> dict:
+    return {"top": top, "area": area, "bottom": bottom, "size": [SIZE, SIZE]}
+
+
+def test_several_triplets_are_searched(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    grid = [triplet([0.9, 0.6], [2, 6], [0.7, 0.3])]
+    part = BinarisePart(submission=rule(threshold={"metric": "dice"}, triplets=grid), classes=["salt"])
+    found, rows, length = fixed(tmp_path, data, maps_of(ALARMED, 160, 50), part)  # p is 0.63 inside, 0.20 outside
+    # Above 0.9 and 0.7 is nothing. (0.6, 2, 0.3) keeps the false alarm of "c", which fold 1 (b, d) doesn't show.
+    best, alarmed = triplet(0.6, 6, 0.3), triplet(0.6, 2, 0.3)
+    assert found == {
+        "chosen": best, "searched": True, "metric": "dice", "best": best, "in_sample": 1, "nested": 0.75,
+        "by_fold": {"0": alarmed, "1": best},
+    }  # fmt: skip
+    assert [row["dice"] for row in rows] == [1, 1, 1, 1]
+    curve = read_table(tmp_path / "thresholds.parquet")
+    assert (length, curve.schema.names) == (8, TRIPLETS.names)
+    assert curve.to_pylist()[-3:] == [
+        {"top": 0.6, "area": 2, "bottom": 0.3, "score": 0.75},
+        {"top": 0.6, "area": 6, "bottom": 0.7, "score": 0.25},
+        {"top": 0.6, "area": 6, "bottom": 0.3, "score": 1},
+    ]
+    assert chosen_threshold(tmp_path / "threshold.json") == Triplet(0.6, 6, 0.3, (SIZE, SIZE))
+
+
+def test_a_single_triplet_is_fixed(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    one = {"area": 10, "bottom": 0.3}  # a doublet
+    part = BinarisePart(submission=rule(threshold={"metric": "iou"}, triplets=[one]), classes=["salt"])
+    found, rows, length = fixed(tmp_path, data, maps_of(ALARMED, 160, 50), part)
+    doublet = {"top": 0.3, "area": 10, "bottom": 0.3, "size": None}
+    assert (found["searched"], found["chosen"], found["best"]) == (False, doublet, doublet)
+    assert (found["in_sample"], found["nested"]) == (0.75, 0.75)  # "d" has nine pixels
+    assert (found["by_fold"], length) == ({"0": doublet, "1": doublet}, 1)
+    assert {row["sample_id"]: row["iou"] for row in rows} == {"a": 1, "b": 1, "c": 1, "d": 0}
+    assert chosen_threshold(tmp_path / "threshold.json") == Triplet(0.3, 10, 0.3)
+
+
+@pytest.mark.parametrize("chosen", [0.3, None])
+def test_thresholds_and_their_absence_are_read_too(tmp_path, chosen):
+    (tmp_path / "threshold.json").write_text(json.dumps({"chosen": chosen}))
+    assert chosen_threshold(tmp_path / "threshold.json") == chosen
+
+
+def test_contours_follow_the_emptiness_rule_and_may_empty_what_passed_it():
+    maps = list(maps_of({"a": square(4), "b": square(6)}, 200, 100).items())
+    contours = [Postprocess(contours={"area": 9})]
+
+    def pixels(cut: Triplet, **changes: object) -> list[int]:
+        return [int(mask.sum()) for _, mask in final_masks(maps, cut, rule(**changes))]
+
+    assert pixels(Triplet(0.7, 17, 0.5)) == [0, 36]
+    assert pixels(Triplet(0.7, 16, 0.5)) == [16, 36]
+    assert pixels(Triplet(0.7, 16, 0.5), postprocess=contours) == [0, 36]  # 4 x 4 pixels have an area of 9
+    assert pixels(Triplet(0.7, 16, 0.3), postprocess=contours) == [64, 64]
+
+
 def test_black_images_and_postprocessing_reach_the_scores(tmp_path):
     data = data_of(tmp_path, TRUTHS, black={"c"})
     maps = maps_of(TRUTHS, 200, 10) | {"c": np.full((1, SIZE, SIZE), 200, np.uint8)}
@@ -136,6 +208,31 @@ def test_another_blend_decides_which_masks_are_empty(tmp_path):
     submit(part, Sources(data.samples, table, decides), tmp_path / "threshold.json", None, tmp_path / "s.csv")
     encoded = rle.encode(square(4))
     assert (tmp_path / "s.csv").read_text().splitlines()[1:] == [f"a,{encoded}", f"b,{encoded}", "c,", "d,"]
+
+
+def test_a_submission_of_another_size_is_resized_after_postprocessing(tmp_path):
+    data = data_of(tmp_path, TRUTHS)
+    corner, dot = square(4), square(0)
+    dot[6, 6] = 1
+    table = write_maps(tmp_path / "table.parquet", maps_of({"a": corner | dot, "b": dot, "c": square(8)}, 200, 10))
+    (tmp_path / "threshold.json").write_text(json.dumps({"chosen": triplet(0.5, 1, 0.5)}))
+    contours = [{"contours": {"area": 0}}]  # a dot, but none of the 2 x 2 pixels that it becomes
+
+    def sent(size: object) -> dict[str, np.ndarray]:
+        part = SubmitPart(submission=rule(encode="siim", postprocess=contours, size=size), classes=["salt"])
+        submit(part, Sources(data.samples, table), tmp_path / "threshold.json", None, tmp_path / "s.csv")
+        header, *lines = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()]
+        assert header == ["ImageId", "EncodedPixels"]
+        return {name: rle.decode_relative(text, *(size or (SIZE, SIZE))) for name, text in lines}
+
+    for size, factor in ((None, 1), ((16, 16), 2), ((8, 8), 1)):
+        masks = sent(size)
+        np.testing.assert_array_equal(masks["a"], np.kron(corner, np.ones((factor, factor))))
+        assert not masks["b"].any() and masks["c"].all()
+    # Half as wide, each pixel is the mean of two.
+    np.testing.assert_array_equal(sent((8, 4))["a"], corner[:, ::2])
+    # Rows of 5 lie at 0.3, 1.9, 3.5, ...: the third is half way between foreground and background.
+    np.testing.assert_array_equal(sent((5, 8))["a"][:, 0], [1, 1, 0, 0, 0])
 
 
 def jigsaw_table(path, masks: dict[str, list[tuple[str, bool, np.ndarray]]], split: str = "train"):

@@ -14,9 +14,11 @@ from PIL import Image
 
 from stagepipe import artefacts, report, tables
 from stagepipe.errors import ArtefactError
-from stagepipe.report import collect, overlays, provenance, sections, summaries
+from stagepipe.report import collect, overlays, provenance, sections, summaries, triplets
 from stagepipe.report.markup import table, text
 from stagepipe.report.page import CONTENTS
+from stagepipe.report.style import styled
+from stagepipe.triplets import Triplet
 
 
 @dataclasses.dataclass
@@ -45,6 +47,11 @@ def salt(tmp_path_factory) -> Built:
 @pytest.fixture(scope="module")
 def street(tmp_path_factory) -> Built:
     return build(tmp_path_factory.mktemp("street"), example.STREET, [(48, 64), (60, 30), (300, 420)])
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory) -> Built:
+    return build(tmp_path_factory.mktemp("chest"), example.CHEST, [(64, 64), (48, 48)])
 
 
 class Outline(HTMLParser):
@@ -77,12 +84,12 @@ class Outline(HTMLParser):
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["salt", "street"])
+@pytest.mark.parametrize("name", ["salt", "street", "chest"])
 def test_a_browser_shows_it_without_a_fault(name, width, request):
     check_page(request.getfixturevalue(name).html, width)
 
 
-@pytest.mark.parametrize("name", ["salt", "street"])
+@pytest.mark.parametrize("name", ["salt", "street", "chest"])
 def test_every_link_leads_somewhere_and_nothing_is_loaded(name, request):
     built = request.getfixturevalue(name)
     outline = Outline(built.page)
@@ -93,7 +100,7 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded(name, request):
     assert len(built.page) < 3_000_000
 
 
-@pytest.mark.parametrize("name", ["salt", "street"])
+@pytest.mark.parametrize("name", ["salt", "street", "chest"])
 def test_all_pictures_are_always_written(name, request):
     folder = request.getfixturevalue(name).pictures
     assert sorted(path.name for path in folder.iterdir()) == sorted(report.PICTURES)
@@ -144,6 +151,94 @@ def test_a_fixed_threshold_is_compared_with_a_search(salt, tmp_path):
     section = sections.threshold(found, {"thresholds.png": (salt.pictures / "thresholds.png").read_bytes()})
     assert "fixes the threshold at <strong>0.5</strong>" in section
     assert f"would change the score by {0.7463 - 0.74755:+.4f}" in section
+
+
+def test_a_triplet_is_told_in_words_with_what_each_fold_would_choose(chest):
+    found = collect.collect(chest.inputs)
+    summary = json.loads(chest.inputs.threshold_summary.read_text())
+    best = summary["best"]
+    said = f"above {best['bottom']:g}, and nothing where fewer than {best['area']} of 64 x 64 pixels are above"
+    assert chest.page.count(f"{said} {best['top']:g}") == 2  # of the cases too
+    part = chest.page.split('id="threshold"')[1].split("<section")[0]
+    assert "The search tried 108 triplets." in part
+    assert f"flatters itself by {summary['in_sample'] - summary['nested']:.4f}." in part
+    empty = (found.cases["coverage"][found.cases["run"] == "blend"] == 0).mean()
+    assert f"Empty masks everywhere score {empty:.4f}." in part
+    for fold, triplet in summary["by_fold"].items():
+        cells = f"all but fold {fold}</td><td>{triplet['top']:g}</td><td>{triplet['area']}</td>"
+        assert f"{cells}<td>{triplet['bottom']:g}</td>" in part
+    assert "rows, one for each of 24 test images" in chest.page
+    assert found.submission["rows"] == 24 and 0 < found.submission["empty"] < 24
+
+
+@pytest.mark.parametrize(
+    ("triplet", "said"),
+    [
+        (Triplet(0.75, 2000, 0.3, (1024, 1024)),
+         "above 0.3, and nothing where fewer than 2,000 of 1024 x 1024 pixels are above 0.75"),
+        (Triplet(0.75, 20, 0.3), "above 0.3, and nothing where fewer than 20 pixels are above 0.75"),
+        (Triplet(0.3, 20, 0.3), "above 0.3, and nothing where that is fewer than 20 pixels"),
+        (Triplet(0.7, 0, 0.25), "above 0.25"),
+    ],
+)  # fmt: skip
+def test_triplets_in_words(triplet, said):
+    assert summaries.in_words(triplet) == said
+
+
+def with_triplets(found, rows, best, searched=True):
+    """The same report on another grid: rows (top, area, bottom), each scored by its place."""
+    curve = pd.DataFrame(rows, columns=["top", "area", "bottom"]).assign(score=np.linspace(0.7, 0.8, len(rows)))
+    choice = dict(zip(("top", "area", "bottom"), best, strict=True)) | {"size": None}
+    chosen = {"chosen": choice, "best": choice, "searched": searched, "by_fold": {"0": choice, "1": choice}}
+    return dataclasses.replace(found, curve=curve, threshold=found.threshold | chosen)
+
+
+def grid(tops, areas, bottoms):
+    return [(top, area, bottom) for top in tops for area in areas for bottom in bottoms]
+
+
+SOME = grid([0.6, 0.75], [1, 5, 9], [0.3, 0.4])
+HOLES = [row for row in SOME if row[:2] not in [(0.6, 1), (0.75, 9)]]
+MANY = grid([0.6, 0.7], [1, 5], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("rows", "best", "panels"),
+    [
+        (SOME, (0.6, 5, 0.4), ["bottom 0.3", "bottom 0.4"]),
+        (HOLES, (0.75, 5, 0.3), ["bottom 0.3", "bottom 0.4"]),
+        (MANY, (0.6, 1, 0.4), ["bottom 0.3", "bottom 0.4", "bottom 0.5", "bottom 0.6"]),
+        (MANY, (0.6, 1, 0.1), ["bottom 0.1", "bottom 0.2", "bottom 0.3", "bottom 0.4"]),
+        (MANY, (0.6, 1, 0.6), ["bottom 0.3", "bottom 0.4", "bottom 0.5", "bottom 0.6"]),
+        (grid([0.6, 0.7], [1, 5], [0.3]), (0.6, 1, 0.3), ["bottom 0.3"]),
+        (grid([0.7], [1, 5], [0.3, 0.4]), (0.7, 1, 0.3), ["top 0.7"]),
+        (grid([0.6, 0.7], [1500], [0.3, 0.4]), (0.6, 1500, 0.3), ["area 1,500"]),
+        ([(top, area, top) for top in (0.3, 0.5) for area in (1, 5)], (0.5, 5, 0.5), ["Score of doublets"]),
+        (grid([0.6], [1, 5, 9], [0.3]), (0.6, 5, 0.3), ["Score by area"]),
+        ([(top, 5, top) for top in (0.3, 0.5)], (0.3, 5, 0.3), ["Score by threshold"]),
+        (grid([0.6], [5], [0.3]), (0.6, 5, 0.3), []),
+    ],
+)  # fmt: skip
+def test_a_grid_is_drawn_as_maps_a_map_or_a_curve(chest, rows, best, panels):
+    found = with_triplets(collect.collect(chest.inputs), rows, best, searched=len(rows) > 1)
+    with styled():
+        figure = triplets.thresholds(found, np.ones(256, np.int64))
+        figure.draw_without_rendering()
+    axes = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [panel.get_title(loc="left") for panel in axes] == [*panels, "How sure the blend is"]
+    meshes = [mesh for panel in axes for mesh in panel.collections if hasattr(mesh, "get_array")]
+    if meshes:
+        shown = np.ma.concatenate([mesh.get_array().ravel() for mesh in meshes]).compressed()
+        kept = (
+            found.curve if len(panels) == 1 else found.curve[found.curve["bottom"].isin([float(p[7:]) for p in panels])]
+        )
+        assert sorted(shown) == pytest.approx(sorted(kept["score"]))
+        assert {mesh.get_clim() for mesh in meshes} == {(found.curve["score"].min(), found.curve["score"].max())}
+        assert sum(len(panel.patches) for panel in axes[:-1]) == 1
+    section = triplets.threshold(found, {"thresholds.png": (chest.pictures / "thresholds.png").read_bytes()})
+    assert ("4 of 6 bottom thresholds are shown" in section) == (rows is MANY)
+    assert ("The recipe fixes the triplet" in section) == (not panels)
+    assert ("<table" in section) == bool(panels)
 
 
 def test_a_run_that_left_little_behind_still_has_a_report(salt, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stagepipe import submission
+from stagepipe import rle, submission
 from stagepipe.errors import DataError, RecipeError
 
 SALT = np.array([[0, 1], [1, 1], [0, 0]], np.uint8)
@@ -17,6 +17,35 @@ MASKS = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_
 def test_tgs_is_column_major_counted_from_one_and_sorted_by_id(tmp_path):
     submission.write(tmp_path / "s.csv", [("b", EMPTY), ("a", SALT)], "tgs", None, ["salt"])
     assert (tmp_path / "s.csv").read_bytes() == b"id,rle_mask\na,2 1 4 2\nb,\n"
+
+
+# Column by column: rows 1 and 2 of column 0, row 0 of column 1, row 2 of column 2.
+FILM = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], np.uint8)
+
+
+def test_siim_runs_start_where_the_one_before_ends_and_empty_is_minus_one(tmp_path):
+    submission.write(tmp_path / "s.csv", [("1.2.3.10", FILM), ("1.2.3.9", EMPTY)], "siim", None, ["lung"])
+    assert (tmp_path / "s.csv").read_bytes() == b"ImageId,EncodedPixels\n1.2.3.10,1 2 1 1 5 1\n1.2.3.9,-1\n"
+
+
+def test_siim_has_one_row_for_an_id_that_the_sample_lists_for_each_annotation(tmp_path):
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nb.1, -1\na.1, -1\nb.1, -1\nc.1, -1\nc.1, -1\n")
+    masks = [("a.1", FILM), ("b.1", EMPTY), ("c.1", FILM * 0 + 1)]
+    submission.write(tmp_path / "s.csv", masks, "siim", tmp_path / "sample.csv", ["lung"])
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines == ["ImageId,EncodedPixels", "b.1,-1", "a.1,1 2 1 1 5 1", "c.1,0 16"]
+    with pytest.raises(DataError, match=r"ids that have no mask: b\.1; masks that have no row: d\.1\. Write"):
+        masks[1] = ("d.1", EMPTY)
+        submission.write(tmp_path / "s.csv", masks, "siim", tmp_path / "sample.csv", ["lung"])
+
+
+@given(MASKS)
+def test_siim_rows_decode_to_the_mask(tmp_path_factory, mask):
+    path = tmp_path_factory.mktemp("siim") / "s.csv"
+    submission.write(path, [("a.b.c", mask)], "siim", None, ["lung"])
+    sample_id, text = path.read_text().splitlines()[1].split(",")
+    assert sample_id == "a.b.c"
+    np.testing.assert_array_equal(rle.decode_relative(text, *mask.shape), mask > 0)
 
 
 def test_rows_follow_the_sample_submission_and_ids_stay_text(tmp_path):
@@ -48,11 +77,12 @@ def test_an_older_submission_survives_a_failure(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
 
 
-def test_two_masks_of_one_sample_and_many_classes_in_tgs_are_refused(tmp_path):
+@pytest.mark.parametrize("encode", ["tgs", "siim"])
+def test_two_masks_of_one_sample_and_many_classes_in_a_table_are_refused(tmp_path, encode):
     with pytest.raises(DataError, match="'a' has two masks"):
-        submission.write(tmp_path / "s.csv", [("a", SALT), ("a", SALT)], "tgs", None, ["salt"])
-    with pytest.raises(RecipeError, match=r"submission\.encode: tgs holds a single class, not sky, road"):
-        submission.write(tmp_path / "s.csv", [("a", SALT)], "tgs", None, ["sky", "road"])
+        submission.write(tmp_path / "s.csv", [("a", SALT), ("a", SALT)], encode, None, ["salt"])
+    with pytest.raises(RecipeError, match=rf"submission\.encode: {encode} holds a single class, not sky, road"):
+        submission.write(tmp_path / "s.csv", [("a", SALT)], encode, None, ["sky", "road"])
 
 
 def test_hand_worked_runs(tmp_path):

@@ -1,20 +1,24 @@
-"""Masks from probability maps, and the search for the threshold that makes the best ones.
+"""Masks from probability maps, and the search for the threshold or triplet that makes the best ones.
 
-Everything a threshold search needs from an image are two histograms of its quantised map, one inside and one outside
-the true mask: their sums from the top give the intersection and the predicted pixels at all 256 thresholds at once.
+Everything a search needs from an image are two histograms of its quantised map, one inside and one outside the true
+mask: their sums from the top give the intersection and the predicted pixels at all 256 thresholds at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stagepipe import metrics
+from stagepipe import metrics, triplets
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import STEPS, lowest_above
 from stagepipe.tables import THRESHOLDS
+from stagepipe.triplets import Triplet, TripletSearch
+
+Rule = float | Triplet | None
+"""what makes a mask of a map: a threshold or a triplet of a single class; None: the most probable of several"""
 
 LEVELS = STEPS + 1
 GRID = np.minimum((np.arange(LEVELS) + 0.5) / STEPS, 1.0)
@@ -23,19 +27,28 @@ empty."""
 IMAGES_AT_ONCE = 256
 
 
-def apply(quantised: NDArray[np.uint8], threshold: float | None = None) -> NDArray[np.uint8]:
+def apply(quantised: NDArray[np.uint8], rule: Rule = None) -> NDArray[np.uint8]:
     """Return the mask uint8 [height, width] of a map uint8 [classes, height, width].
 
-    A single class is foreground (1) where p > threshold; of several classes the most probable one, the first of equals.
-    ValueError if a single class comes without a threshold or several classes with one.
+    A single class is foreground (1) where p > threshold, or nowhere if a triplet finds the mask empty; of several
+    classes the most probable one, the first of equals. ValueError if a single class comes without a threshold or
+    several classes with one.
     """
-    if (len(quantised) == 1) != (threshold is not None):
+    if (len(quantised) == 1) != (rule is not None):
         raise ValueError(
-            f"a map of {len(quantised)} classes with threshold {threshold}; a single class needs one, several take none"
+            f"a map of {len(quantised)} classes with threshold {rule}; a single class needs one, several take none"
         )
-    if threshold is None:
+    if rule is None:
         return quantised.argmax(axis=0).astype(np.uint8)
-    return (quantised[0] >= lowest_above(threshold)).astype(np.uint8)
+    if not isinstance(rule, Triplet):
+        return _above(quantised[0], rule).astype(np.uint8)
+    if not rule.keeps(int(np.count_nonzero(_above(quantised[0], rule.top))), quantised[0].size):
+        return np.zeros_like(quantised[0])
+    return _above(quantised[0], rule.bottom).astype(np.uint8)
+
+
+def _above(plane: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    return plane >= lowest_above(threshold)
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,8 @@ class Counts:
     """[N, 256] pixels predicted"""
     truth: NDArray[np.int32]
     """[N] pixels true"""
+    pixels: NDArray[np.int64]
+    """[N] all pixels"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ def count(maps: Iterable[tuple[str, NDArray[np.uint8]]], truths: Callable[[str],
 
     ValueError if a map has several classes, ArtefactError if a map and its truth differ in size or there is no map.
     """
-    ids, histograms = [], []
+    ids, histograms, pixels = [], [], []
     for sample_id, quantised in maps:
         truth = truths(sample_id)
         if len(quantised) != 1:
@@ -113,15 +128,16 @@ def count(maps: Iterable[tuple[str, NDArray[np.uint8]]], truths: Callable[[str],
         # Levels of true pixels follow those of the others; bincount takes 64-bit integers without a copy.
         levels = np.multiply(truth > 0, LEVELS, dtype=np.int64) + quantised[0]
         ids.append(sample_id)
+        pixels.append(truth.size)
         histograms.append(np.bincount(levels.ravel(), minlength=2 * LEVELS).astype(np.int32))
     if not ids:
         raise ArtefactError("there is no out-of-fold map to search a threshold on")
     outside, inside = np.stack(histograms).reshape(-1, 2, LEVELS).transpose(1, 0, 2)
     truth_pixels = inside.sum(axis=1, dtype=np.int32)
-    return Counts(ids, _above(inside), _above(inside + outside), truth_pixels)
+    return Counts(ids, _from_top(inside), _from_top(inside + outside), truth_pixels, np.array(pixels))
 
 
-def _above(histograms: NDArray[np.int32]) -> NDArray[np.int32]:
+def _from_top(histograms: NDArray[np.int32]) -> NDArray[np.int32]:
     """Pixels above each level, [N, 256]."""
     at_most = np.cumsum(histograms, axis=1, dtype=np.int32)
     return at_most[:, -1:] - at_most
@@ -156,6 +172,22 @@ def nested(found: ThresholdSearch, folds: Mapping[str, int]) -> Nested:
         thresholds[fold] = float(GRID[best])
         scores[own] = found.image_scores[own, best]
     return Nested(found.threshold, found.score, float(scores.mean()), thresholds)
+
+
+def search_triplets(
+    counts: Counts, candidates: Sequence[Triplet], folds: Mapping[str, int], metric: str
+) -> TripletSearch:
+    """Score triplets on counted maps by `metric`: mean_precision, dice or iou. `folds`: the fold of each sample."""
+    levels = [lowest_above(threshold) - 1 for threshold in triplets.thresholds(candidates)]
+    return triplets.search(
+        counts.predicted[:, levels].astype(np.int64),
+        counts.intersection[:, levels].astype(np.int64),
+        counts.truth.astype(np.int64),
+        counts.pixels,
+        np.array([folds[sample_id] for sample_id in counts.sample_ids]),
+        candidates,
+        metric,
+    )
 
 
 def _best(curve: NDArray[np.float64]) -> int:

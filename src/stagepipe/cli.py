@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--recipe-only", action="store_true", help="look at no data and build no network")
     check.set_defaults(run=_check)
 
-    evaluate = _command(commands, "evaluate", "score a submission `id,rle_mask` against a solution of that form")
+    evaluate = _command(commands, "evaluate", "score a submission, TGS or SIIM, against a solution of such a form")
     evaluate.add_argument("submission", type=Path, metavar="SUBMISSION")
     evaluate.add_argument("solution", type=Path, metavar="SOLUTION")
     size = evaluate.add_mutually_exclusive_group(required=True)
@@ -99,19 +99,18 @@ def _check(arguments: argparse.Namespace) -> list[str]:
 
 def _evaluate(arguments: argparse.Namespace) -> list[str]:
     from stagepipe.artefacts import atomic
-    from stagepipe.evaluate import MEAN, evaluate
+    from stagepipe.evaluate import evaluate
 
     size = arguments.images or tuple(arguments.size)
     if arguments.size and min(arguments.size) < 1:
         return [f"--size: {arguments.size} is no size; write height and width in pixels"]
-    scores = evaluate(arguments.submission, arguments.solution, size)
-    cases = scores[scores["id"] != MEAN] if MEAN not in set(scores["id"][:-1]) else scores[:-1]
-    for name, mean in scores.drop(columns="id").iloc[-1].items():
-        sys.stdout.write(f"{name:<16}{mean:.6f}\n")
-    sys.stdout.write(f"{'images':<16}{len(cases)}\n")
+    found = evaluate(arguments.submission, arguments.solution, size)
+    for name, mean in found.mean.items():
+        sys.stdout.write(f"{name:<16}{mean:.6f}   all-empty {found.all_empty[name]:.6f}\n")
+    sys.stdout.write(f"{'images':<16}{len(found.ids)}\n")
     if arguments.output:
         with atomic(arguments.output) as temporary:
-            cases.to_csv(temporary, index=False)
+            found.cases.to_csv(temporary, index=False)
     return []
 
 

@@ -1,6 +1,8 @@
 """Scores of a submission file against a solution file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,59 +12,104 @@ from numpy.typing import NDArray
 from stagepipe import metrics, rle
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.errors import DataError
+from stagepipe.submission import HEADERS
 
 Size = tuple[int, int]
-MEAN = "mean"
 
 
-def evaluate(submission: Path, solution: Path, size: Size | Path) -> pd.DataFrame:
-    """Score a CSV file `id,rle_mask` against another one, as the TGS competition did.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a submission scores, and what empty masks everywhere would."""
 
-    `size` is (height, width) of all images, or the folder of the images, named by id. Returns columns id,
-    mean_precision, dice, iou: a row per image sorted by id, then a row "mean". One DataError lists ids that are
-    missing, unknown or come twice, images that are missing, and masks that don't decode.
+    ids: list[str]
+    """of the images, sorted"""
+    counts: NDArray[np.int64]
+    """[images, 1, 3] pixels: intersection, truth, predicted"""
+
+    @cached_property
+    def cases(self) -> pd.DataFrame:
+        """Columns id, mean_precision, dice, iou; a row per image, sorted by id."""
+        values = metrics.scores(self.counts)
+        return pd.DataFrame({"id": self.ids} | {name: values[name] for name in metrics.METRICS})
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean over images of each metric."""
+        return {name: float(self.cases[name].mean()) for name in metrics.METRICS}
+
+    @property
+    def all_empty(self) -> dict[str, float]:
+        """The same of empty masks: the score that costs nothing."""
+        values = metrics.scores(self.counts * np.array([0, 1, 0]))
+        return {name: float(values[name].mean()) for name in metrics.METRICS}
+
+
+def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
+    """Score one CSV file against another one, as the TGS and SIIM competitions did.
+
+    A file with the columns `id,rle_mask` holds a row an image; with `ImageId,EncodedPixels` it may hold several, which
+    are united. `size` is (height, width) of all images, or the folder of the images, named by id. One DataError lists
+    ids that are missing, unknown or come twice, images that are missing, and masks that don't decode.
     """
-    sent, sent_ids = _read(submission)
-    solved, solved_ids = _read(solution)
-    sizes = _image_sizes(size) if isinstance(size, Path) else dict.fromkeys(solved, size)
-    ids = sorted(set(sent) & set(solved) & set(sizes))
+    sent, solved = _read(submission), _read(solution)
+    sizes = _image_sizes(size) if isinstance(size, Path) else dict.fromkeys(solved.texts, size)
+    ids = sorted(set(sent.texts) & set(solved.texts) & set(sizes))
     counts, broken_sent, broken_solved = _counts(ids, sent, solved, sizes)
     faults = {
-        f"{submission}: ids that are missing": sorted(set(solved) - set(sent)),
-        f"{submission}: ids that aren't in {solution}": sorted(set(sent) - set(solved)),
-        f"{submission}: ids with several rows": repeated(sent_ids),
-        f"{solution}: ids with several rows": repeated(solved_ids),
-        f"{size}: images that are missing": sorted(set(solved) - set(sizes)),
+        f"{submission}: ids that are missing": sorted(set(solved.texts) - set(sent.texts)),
+        f"{submission}: ids that aren't in {solution}": sorted(set(sent.texts) - set(solved.texts)),
+        f"{submission}: ids with several rows": sent.repeated,
+        f"{solution}: ids with several rows": solved.repeated,
+        f"{size}: images that are missing": sorted(set(solved.texts) - set(sizes)),
         f"{submission}: masks that don't decode": broken_sent,
         f"{solution}: masks that don't decode": broken_solved,
     }
     found = [f"{fault}: {listed(names)}" for fault, names in faults.items() if names]
     if found:
         raise DataError("; ".join(found))
-    values = metrics.scores(np.array(counts, np.int64).reshape(-1, 1, 3))
-    frame = pd.DataFrame({"id": ids} | {name: values[name] for name in metrics.METRICS})
-    mean = {"id": MEAN} | frame.drop(columns="id").mean().to_dict()
-    return pd.concat([frame, pd.DataFrame([mean])], ignore_index=True)
+    return Evaluation(ids, np.array(counts, np.int64).reshape(-1, 1, 3))
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Encoded masks by id, and the ids of all rows."""
-    table = read_strings(path, ["id", "rle_mask"])
-    ids = table["id"].to_pylist()
-    return dict(zip(ids, table["rle_mask"].to_pylist(), strict=True)), ids
+@dataclass(frozen=True)
+class _Masks:
+    """The encoded masks of a file."""
+
+    texts: Mapping[str, Sequence[str]]
+    """by id, one a row"""
+    repeated: list[str]
+    """ids with several rows in a dialect of one row an image"""
+    decode: Callable[[Sequence[str], int, int], NDArray[np.uint8]]
+    """(texts, height, width) to a mask"""
+
+
+def _read(path: Path) -> _Masks:
+    """Masks in the dialect that the header shows; SIIM's own files have a space in it."""
+    table = read_strings(path)
+    columns = {name.strip(): table[name].to_pylist() for name in table.column_names}
+    dialect = next((name for name, header in HEADERS.items() if set(header) <= set(columns)), None)
+    if dialect is None:
+        wanted = " or ".join(",".join(header) for header in HEADERS.values())
+        raise DataError(f"{path}: lacks the columns {wanted}; its header is {','.join(table.column_names)!r}")
+    ids, texts = (columns[name] for name in HEADERS[dialect])
+    rows: dict[str, list[str]] = {sample_id: [] for sample_id in ids}
+    for sample_id, text in zip(ids, texts, strict=True):
+        rows[sample_id].append(text)
+    if dialect == "siim":
+        return _Masks(rows, [], rle.unite_relative)
+    return _Masks(rows, repeated(ids), lambda encoded, height, width: rle.decode(encoded[0], height, width))
 
 
 def _counts(
-    ids: Sequence[str], sent: Mapping[str, str], solved: Mapping[str, str], sizes: Mapping[str, Size]
+    ids: Sequence[str], sent: _Masks, solved: _Masks, sizes: Mapping[str, Size]
 ) -> tuple[list[NDArray[np.int64]], list[str], list[str]]:
     """Pixel counts [1, 3] of each id, and the masks of either file that don't decode."""
     counts = []
     broken: tuple[list[str], list[str]] = ([], [])
     for sample_id in ids:
         masks = []
-        for encoded, faults in zip((sent, solved), broken, strict=True):
+        for file, faults in zip((sent, solved), broken, strict=True):
             try:
-                masks.append(rle.decode(encoded[sample_id], *sizes[sample_id]))
+                masks.append(file.decode(file.texts[sample_id], *sizes[sample_id]))
             except ValueError as error:
                 faults.append(f"{sample_id} ({error})")
         if len(masks) == 2:

@@ -1,8 +1,8 @@
 """From blended probabilities to final masks: the threshold, postprocessing, and their scores out of fold."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stagepipe import binarise, postprocess, submission
 from stagepipe.artefacts import Provenance, atomic, read_table, write_table
+from stagepipe.binarise import Rule
 from stagepipe.data.labels import label_reader
 from stagepipe.postprocess.jigsaw.tables import applied, effect_rows, read_replacements
 from stagepipe.probabilities import iterate
@@ -20,6 +21,7 @@ from stagepipe.recipe.model import Emptiness, Submission
 from stagepipe.recipe.parts import BinarisePart, SubmitPart
 from stagepipe.scores import cases, folds_by_id
 from stagepipe.tables import THRESHOLDS
+from stagepipe.triplets import Triplet, expand
 
 Map = NDArray[np.uint8]
 
@@ -50,7 +52,7 @@ class Sources:
 
 def final_masks(
     maps: Iterable[tuple[str, Map]],
-    threshold: float | None,
+    threshold: Rule,
     rule: Submission,
     empty: Collection[str] = (),
     replaced: Mapping[str, Map] = MappingProxyType({}),
@@ -82,40 +84,69 @@ def fix_threshold(
     scored: Path,
     provenance: Provenance | None = None,
 ) -> None:
-    """Choose the threshold on pooled out-of-fold predictions, and score the masks it gives.
+    """Choose the threshold or triplet on pooled out-of-fold predictions, and score the masks it gives.
 
-    Writes `threshold` (JSON: chosen and, of a single class, best, in_sample, nested, by_fold), `thresholds` (the whole
-    curve) and `scored` (CASES of the blend). Several classes take the most probable one, so their curve is empty. Masks
-    that are empty or replaced whatever the threshold are scored as such, but the search sees the blend alone.
+    Writes `threshold` (JSON: chosen and, of a single class, searched, metric, best, in_sample, nested, by_fold),
+    `thresholds` (the score of each) and `scored` (CASES of the blend). A triplet is a JSON object, and is searched if
+    the recipe has several. Several classes take the most probable one, so there is no score to write. Masks that are
+    empty or replaced whatever the threshold are scored as such, but the search sees the blend alone.
     """
     rule, fold_of = part.submission, folds_by_id(folds)
     truths = label_reader(sources.samples, pixels)
     chosen: dict[str, Any] = {"chosen": None}
     curve = THRESHOLDS.empty_table()
     if len(part.classes) == 1:
-        found = binarise.search(iterate(sources.table), truths, rule.threshold.metric)
-        nested = binarise.nested(found, fold_of)
-        curve = found.table()
-        fixed = rule.threshold.value
-        chosen = {
-            "chosen": found.threshold if fixed is None else fixed,
-            "searched": fixed is None,
-            "metric": rule.threshold.metric,
-            "best": found.threshold,
-            "in_sample": nested.score,
-            "nested": nested.nested_score,
-            "by_fold": {str(fold): value for fold, value in sorted(nested.thresholds.items())},
-        }
-    masks = final_masks(iterate(sources.table), chosen["chosen"], rule, sources.empty(rule), sources.replaced("train"))
+        choose = _chosen_triplet if rule.triplets else _chosen_threshold
+        chosen, curve = choose(rule, iterate(sources.table), truths, fold_of)
+    cut = read_rule(chosen["chosen"])
+    masks = final_masks(iterate(sources.table), cut, rule, sources.empty(rule), sources.replaced("train"))
     levels = ((sample_id, _as_map(mask, len(part.classes))) for sample_id, mask in masks)
-    cut = None if chosen["chosen"] is None else 0.5
+    half = 0.5 if len(part.classes) == 1 else None
     rows = cases(
-        "submission", "blend", fold_of, "out_of_fold", levels, truths, cut, len(part.classes), part.ignore_index
+        "submission", "blend", fold_of, "out_of_fold", levels, truths, half, len(part.classes), part.ignore_index
     )
     write_table(thresholds, curve, provenance)
     write_table(scored, rows, provenance)
     with atomic(threshold) as temporary:
         temporary.write_text(json.dumps(chosen, indent=1), encoding="utf-8")
+
+
+def _chosen_threshold(
+    rule: Submission, maps: Iterable[tuple[str, Map]], truths: Callable[[str], Map], fold_of: Mapping[str, int]
+) -> tuple[dict[str, Any], pa.Table]:
+    """What `fix_threshold` says of a threshold, and the whole curve; a fixed one is beside the search's best."""
+    found = binarise.search(maps, truths, rule.threshold.metric)
+    nested = binarise.nested(found, fold_of)
+    fixed = rule.threshold.value
+    chosen = {
+        "chosen": found.threshold if fixed is None else fixed,
+        "searched": fixed is None,
+        "metric": rule.threshold.metric,
+        "best": found.threshold,
+        "in_sample": nested.score,
+        "nested": nested.nested_score,
+        "by_fold": {str(fold): value for fold, value in sorted(nested.thresholds.items())},
+    }
+    return chosen, found.table()
+
+
+def _chosen_triplet(
+    rule: Submission, maps: Iterable[tuple[str, Map]], truths: Callable[[str], Map], fold_of: Mapping[str, int]
+) -> tuple[dict[str, Any], pa.Table]:
+    """What `fix_threshold` says of triplets, and the score of each; a single one is the best of itself."""
+    candidates = expand(rule.triplets)
+    found = binarise.search_triplets(binarise.count(maps, truths), candidates, fold_of, rule.threshold.metric)
+    best = asdict(found.triplet)
+    chosen = {
+        "chosen": best,
+        "searched": len(candidates) > 1,
+        "metric": rule.threshold.metric,
+        "best": best,
+        "in_sample": found.score,
+        "nested": found.nested_score,
+        "by_fold": {str(fold): asdict(triplet) for fold, triplet in found.by_fold.items()},
+    }
+    return chosen, found.table()
 
 
 def score_jigsaw(
@@ -137,18 +168,28 @@ def score_jigsaw(
 
 
 def submit(part: SubmitPart, sources: Sources, threshold: Path, rows: Path | None, path: Path) -> None:
-    """Write the submission file from the blended test table and the fixed threshold."""
+    """Write the submission file from the blended test table and the chosen threshold or triplet."""
     rule = part.submission
     masks = final_masks(
         iterate(sources.table), chosen_threshold(threshold), rule, sources.empty(rule), sources.replaced("test")
     )
+    if rule.size is not None:
+        size = rule.size
+        masks = ((sample_id, _resized(mask, size)) for sample_id, mask in masks)
     submission.write(path, masks, rule.encode, rows, part.classes)
 
 
-def chosen_threshold(path: Path) -> float | None:
-    """The threshold that `fix_threshold` has written; None for several classes."""
-    chosen: float | None = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-    return chosen
+def chosen_threshold(path: Path) -> Rule:
+    """The threshold or triplet that `fix_threshold` has written; None for several classes."""
+    return read_rule(json.loads(path.read_text(encoding="utf-8"))["chosen"])
+
+
+def read_rule(value: float | dict[str, Any] | None) -> Rule:
+    """A threshold or triplet as `fix_threshold` writes it into JSON."""
+    if not isinstance(value, dict):
+        return value
+    size = value["size"] and (value["size"][0], value["size"][1])
+    return Triplet(value["top"], value["area"], value["bottom"], size)
 
 
 def black_images(samples: Path) -> set[str]:
@@ -161,3 +202,14 @@ def _as_map(mask: Map, classes: int) -> Map:
     """A mask as certain probabilities, uint8 [classes, H, W] of 0 and 255."""
     values = [1] if classes == 1 else range(classes)
     return np.stack([(mask == value) * np.uint8(255) for value in values])
+
+
+def _resized(mask: Map, size: tuple[int, int]) -> Map:
+    """A mask of 0 and 1 at another size (height, width): interpolated linearly, 1 where that is above one half."""
+    import cv2
+
+    if mask.shape == size:
+        return mask
+    height, width = size
+    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return (shares > 0.5).astype(np.uint8)

@@ -17,11 +17,14 @@ from stagepipe.errors import DataError, RecipeError
 
 Mask = NDArray[np.uint8]
 
+HEADERS = {"tgs": ("id", "rle_mask"), "siim": ("ImageId", "EncodedPixels")}
+"""columns of the CSV dialects"""
+
 
 def write(
     path: Path | str,
     masks: Iterable[tuple[str, Mask]],
-    encode: Literal["tgs", "runs"],
+    encode: Literal["tgs", "siim", "runs"],
     rows: Path | None,
     classes: Sequence[str],
 ) -> None:
@@ -29,34 +32,41 @@ def write(
 
     `tgs`: CSV `id,rle_mask` of a single class (RecipeError for several), column-major runs counted from 1, empty for an
     empty mask.
+    `siim`: CSV `ImageId,EncodedPixels` of a single class, column-major runs that start relative to the end of the run
+    before, -1 for an empty mask.
     `runs`: JSON object, one line a sample: {id: {class: [[row, first column, column after the last], ...]}} counted
     from 0, runs in reading order, classes without a pixel left out; a single class is the mask's 1, of several the
     first is its 0.
     Rows come in the order of the first column of the CSV file `rows`, else sorted by id. Only encoded masks are held in
     memory.
-    DataError lists ids of `rows` without a mask, masks without a row, and ids that come twice.
+    DataError lists ids of `rows` without a mask, masks without a row, and ids that come twice; for `siim` the file
+    `rows` may name an id once for each of its annotations: the first sets its place.
     """
-    if encode == "tgs" and len(classes) > 1:
+    if encode != "runs" and len(classes) > 1:
         raise RecipeError(
-            f"submission.encode: tgs holds a single class, not {', '.join(classes)}; write `encode: runs`"
+            f"submission.encode: {encode} holds a single class, not {', '.join(classes)}; write `encode: runs`"
         )
     encoded: dict[str, str] = {}
     for sample_id, mask in masks:
         if sample_id in encoded:
             raise DataError(f"sample {sample_id!r} has two masks; delete the predictions and run again")
-        encoded[sample_id] = (
-            rle.encode(mask) if encode == "tgs" else json.dumps(row_runs(mask, classes), separators=(",", ":"))
-        )
-    order = sorted(encoded) if rows is None else _order(rows, encoded)
-    text = _csv(order, encoded) if encode == "tgs" else _json(order, encoded)
+        encoded[sample_id] = _encoded(mask, encode, classes)
+    order = sorted(encoded) if rows is None else _order(rows, encoded, several=encode == "siim")
+    text = _json(order, encoded) if encode == "runs" else _csv(HEADERS[encode], order, encoded)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def _csv(order: Sequence[str], encoded: Mapping[str, str]) -> str:
+def _encoded(mask: Mask, encode: str, classes: Sequence[str]) -> str:
+    if encode == "runs":
+        return json.dumps(row_runs(mask, classes), separators=(",", ":"))
+    return rle.encode(mask) if encode == "tgs" else rle.encode_relative(mask)
+
+
+def _csv(header: Sequence[str], order: Sequence[str], encoded: Mapping[str, str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "rle_mask"])
+    writer.writerow(header)
     writer.writerows((sample_id, encoded[sample_id]) for sample_id in order)
     return text.getvalue()
 
@@ -81,13 +91,16 @@ def row_runs(mask: Mask, classes: Sequence[str]) -> dict[str, list[list[int]]]:
     return found
 
 
-def _order(rows: Path, encoded: Mapping[str, str]) -> list[str]:
-    """Ids of the sample submission; DataError unless they are just those that have a mask."""
+def _order(rows: Path, encoded: Mapping[str, str], several: bool) -> list[str]:
+    """Ids of the sample submission, each once; DataError unless they are just those that have a mask.
+
+    `several`: an id may have several rows.
+    """
     ids = read_strings(rows).column(0).to_pylist()
     faults = {
         "ids that have no mask": sorted(set(ids) - set(encoded)),
         "masks that have no row": sorted(set(encoded) - set(ids)),
-        "ids with several rows": repeated(ids),
+        "ids with several rows": [] if several else repeated(ids),
     }
     found = [f"{fault}: {listed(names)}" for fault, names in faults.items() if names]
     if found:
@@ -95,4 +108,4 @@ def _order(rows: Path, encoded: Mapping[str, str]) -> list[str]:
             f"submission.rows: {rows}: {'; '.join(found)}. "
             "Write the sample submission of this test split, or leave rows out"
         )
-    return ids
+    return list(dict.fromkeys(ids))

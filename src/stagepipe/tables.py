@@ -83,6 +83,9 @@ CASES = pa.schema(
 
 THRESHOLDS = pa.schema([("threshold", pa.float64()), ("score", pa.float64())])
 
+TRIPLETS = pa.schema([("top", pa.float64()), ("area", pa.int64()), ("bottom", pa.float64()), ("score", pa.float64())])
+"""Scores of triplets, in the order they are written in the recipe."""
+
 MOSAICS = pa.schema(
     [
         ("mosaic", pa.int32()),  # 0 is the largest

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stagepipe.postprocess import minimum_size
+from stagepipe.postprocess import contours, minimum_size
 from stagepipe.recipe.model import Postprocess
 
 Mask = NDArray[np.uint8]
@@ -19,6 +19,8 @@ def apply(mask: Mask, steps: Sequence[Postprocess], replacement: Mask | None = N
     for step in steps:
         if step.minimum_size:
             mask = minimum_size.apply(mask, step.minimum_size)
+        elif step.contours:
+            mask = contours.apply(mask, step.contours)
         elif replacement is not None:
             mask = replacement
     return mask

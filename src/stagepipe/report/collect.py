@@ -12,10 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stagepipe import artefacts, tables
-from stagepipe.masks import empty_masks
+from stagepipe.binarise import Rule
+from stagepipe.masks import empty_masks, read_rule
 from stagepipe.probabilities import lowest_above
 from stagepipe.recipe.model import Jigsaw, Pseudolabels, Recipe
 from stagepipe.recipe.parts import jigsaw, pseudolabel_sets
+from stagepipe.triplets import Triplet
 
 PICTURES = (
     "data_overview.png",
@@ -65,7 +67,7 @@ class ReportInputs:
     threshold_summary: Path
     """JSON: `chosen` and, of a single class, searched, best, in_sample, nested and by_fold"""
     thresholds: Path
-    """score by threshold; empty for several classes"""
+    """score by threshold or triplet; empty for several classes"""
     blend_out_of_fold: Path
     """probability table"""
     blend_test: Path
@@ -105,7 +107,7 @@ class Collected:
     """owner, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
     threshold: dict[str, Any]
     curve: pd.DataFrame
-    """threshold and score; empty for several classes"""
+    """threshold, or top, area and bottom, and score; empty for several classes"""
     benchmarks: pd.DataFrame
     submission: dict[str, int]
     """rows, and rows with an empty mask if they can be told"""
@@ -147,9 +149,14 @@ class Collected:
         return self.jigsaw[self.jigsaw["applied"]]
 
     @property
-    def chosen_threshold(self) -> float | None:
-        """The threshold of the submission; None for several classes."""
-        return self.threshold["chosen"]
+    def chosen_threshold(self) -> Rule:
+        """The threshold or triplet of the submission; None for several classes."""
+        return read_rule(self.threshold["chosen"])
+
+    @property
+    def triplet(self) -> Triplet | None:
+        """The triplet of the submission, if it has one."""
+        return self.chosen_threshold if isinstance(self.chosen_threshold, Triplet) else None
 
     def score_at(self, threshold: float) -> float:
         """Score of the curve at a threshold: steps lie between quantised probabilities."""
@@ -161,9 +168,7 @@ def collect(inputs: ReportInputs) -> Collected:
     recipe = inputs.recipe
     given = {path is not None for path in (inputs.mosaics, inputs.jigsaw, inputs.jigsaw_effects)}
     if given != {jigsaw(recipe) is not None}:
-        raise ValueError(
-            "mosaics, jigsaw and jigsaw_effects: give all three if the recipe has a jigsaw step, else none"
-        )
+        raise ValueError("mosaics, jigsaw, jigsaw_effects: give all three if the recipe has a jigsaw step, else none")
     single = recipe.dataset.outputs == 1
     table = artefacts.read_table(inputs.samples)
     samples = _samples(table, inputs.folds)
@@ -291,8 +296,6 @@ def _submission(path: Path) -> dict[str, int]:
         return {"rows": len(json.loads(path.read_text()))}
     rows = pd.read_csv(path, dtype=str)
     found = {"rows": len(rows)}
-    return (
-        found | {"empty": int((rows.iloc[:, 1].isna() | (rows.iloc[:, 1] == "-1")).sum())}
-        if rows.shape[1] == 2
-        else found
-    )
+    if rows.shape[1] == 2:
+        found["empty"] = int((rows.iloc[:, 1].isna() | (rows.iloc[:, 1] == "-1")).sum())
+    return found

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagepipe import artefacts
-from stagepipe.report import figures, jigsaw, mosaics, plots, sections
+from stagepipe.report import figures, jigsaw, mosaics, plots, sections, triplets
 from stagepipe.report.collect import MOSAICS_PICTURE, PICTURES, Collected, ReportInputs, collect
 from stagepipe.report.markup import text
 from stagepipe.report.mosaics import Mosaic
@@ -64,7 +64,7 @@ def draw(
             plots.scores(found),
             plots.pseudolabels(found),
             plots.cases(found, shown),
-            plots.thresholds(found, histogram),
+            triplets.thresholds(found, histogram) if found.triplet else plots.thresholds(found, histogram),
             figures.cost(found),
         )
         # Strips of cases have few pixels of their own: finer would be larger, not sharper.
@@ -90,7 +90,7 @@ def page(
         "pseudolabels": sections.pseudolabels(found, drawn),
         "cases": sections.cases(found, shown),
         **({"mosaics": jigsaw.section(found, assembled)} if found.jigsaw_step else {}),
-        "threshold": sections.threshold(found, drawn),
+        "threshold": triplets.threshold(found, drawn) if found.triplet else sections.threshold(found, drawn),
         "cost": sections.cost(found, drawn),
         "provenance": provenance(inputs, found),
     }

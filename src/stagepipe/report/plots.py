@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stagepipe.binarise import Rule
 from stagepipe.report.collect import COVERAGE_BINS, Collected
 from stagepipe.report.overlays import PANES, Case
 from stagepipe.report.style import ACCENT, BASELINE, INK, MUTED, SECOND, SERIES, blank, panels
 from stagepipe.report.summaries import headline_run, mean_score, score_table, words
 from stagepipe.scores import ALL_EMPTY
+from stagepipe.triplets import Triplet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +124,7 @@ def thresholds(found: Collected, histogram: NDArray[np.int64]) -> "Figure":
     """Of a single class the score by threshold; how sure the blend is (int64 [256] histogram of its pixels)."""
     if found.curve.empty:
         figure, axes = panels(1, 1, 10, 3)
-        _sureness(axes[0], found, histogram)
+        sureness(axes[0], found, histogram)
         return figure
     figure, axes = panels(1, 2, 10, 3.5, widths=[1.25, 1])
     panel, summary = axes[0], found.threshold
@@ -135,11 +137,12 @@ def thresholds(found: Collected, histogram: NDArray[np.int64]) -> "Figure":
         panel.plot([summary["best"]], [summary[name]], marker, color=colour, ms=6.5, ls="", label=label)
     panel.set(title="Score by threshold", xlabel="threshold", ylabel=words(summary["metric"]))
     panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, handlelength=1.2, columnspacing=1.2)
-    _sureness(axes[1], found, histogram)
+    sureness(axes[1], found, histogram)
     return figure
 
 
-def _sureness(axes: "Axes", found: Collected, histogram: NDArray[np.int64]) -> None:
+def sureness(axes: "Axes", found: Collected, histogram: NDArray[np.int64]) -> None:
+    """Where the probabilities of the blend lie (int64 [256] histogram), and its thresholds."""
     share = 100 * histogram.reshape(32, 8).sum(axis=1) / max(histogram.sum(), 1)
     axes.bar((np.arange(32) + 0.5) / 32, share, width=0.9 / 32, color=SECOND)
     axes.set_yscale("log")
@@ -149,8 +152,20 @@ def _sureness(axes: "Axes", found: Collected, histogram: NDArray[np.int64]) -> N
     axes.set_xlabel(
         "out-of-fold probability of " + ("foreground" if len(found.classes) == 1 else "the likeliest class")
     )
-    if found.chosen_threshold is not None:
-        axes.axvline(found.chosen_threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    cuts = _cuts(found.chosen_threshold)
+    for name, threshold in cuts.items():
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        # The lower one's name stands on its left, so that two that are close stay apart.
+        side = "right" if threshold == min(cuts.values()) else "left"
+        above = axes.get_xaxis_transform()
+        axes.text(threshold, 0.98, f" {name} ", ha=side, va="top", fontsize=8, transform=above)
+
+
+def _cuts(rule: Rule) -> dict[str, float]:
+    """Thresholds by what is written beside them."""
+    if isinstance(rule, Triplet):
+        return {"": rule.top} if rule.top == rule.bottom else {"bottom": rule.bottom, "top": rule.top}
+    return {} if rule is None else {"": rule}
 
 
 # ---------------------------------------------------------------------------------------------------------------- cases

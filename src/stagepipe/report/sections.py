@@ -7,7 +7,15 @@ from stagepipe.report.collect import Collected
 from stagepipe.report.markup import Cell, details, figure, image, key, section, table, text
 from stagepipe.report.overlays import AGREED, IGNORED, MISSED, WRONG, Case, class_colours
 from stagepipe.report.style import png
-from stagepipe.report.summaries import cost_table, fold_table, headline_run, score_table, training_rates, words
+from stagepipe.report.summaries import (
+    cost_table,
+    fold_table,
+    headline_run,
+    in_words,
+    score_table,
+    training_rates,
+    words,
+)
 from stagepipe.scores import ALL_EMPTY
 
 MANY_FAULTS = 200
@@ -182,7 +190,7 @@ def cases(found: Collected, shown: list[Case]) -> str:
                 ("there, not predicted", MISSED),
             ]
         )
-        how = f"Predictions are the submission&rsquo;s blend above the threshold {found.chosen_threshold:g}{after}."
+        how = f"Predictions are the submission&rsquo;s blend {escape(_cut(found))}{after}."
     else:
         ignored = [("not counted", IGNORED)] if found.recipe.dataset.ignore_index is not None else []
         legend = key([*zip(found.classes, class_colours(len(found.classes)), strict=True), *ignored])
@@ -198,6 +206,10 @@ def cases(found: Collected, shown: list[Case]) -> str:
             strips = "".join(_strip(found, case) for case in chosen)
             parts.append(f'<h3>{title}</h3><p>{meaning}</p><div class="{style}">{strips}</div>')
     return section("cases", "Cases", *parts)
+
+
+def _cut(found: Collected) -> str:
+    return in_words(found.triplet) if found.triplet else f"above the threshold {found.chosen_threshold:g}"
 
 
 def _strip(found: Collected, case: Case) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from stagepipe.metrics import METRICS
 from stagepipe.report.collect import Collected
 from stagepipe.scores import ALL_EMPTY
+from stagepipe.triplets import Triplet
 
 HEADLINE_RUNS = ("blend", "ensemble")
 BEFORE_STAGES = ("synthesise", "ingest", "split_folds", "find_mosaics")
@@ -90,3 +91,15 @@ def fold_table(found: Collected) -> pd.DataFrame:
 def words(metric: str) -> str:
     """A metric's name as a person writes it."""
     return {"mean_precision": "Mean precision", "dice": "Dice", "iou": "IoU"}.get(metric, metric)
+
+
+def in_words(triplet: Triplet) -> str:
+    """What a triplet takes of a map."""
+    above = f"above {triplet.bottom:g}"
+    if triplet.area == 0:
+        return above
+    of = f"of {triplet.size[0]} x {triplet.size[1]} " if triplet.size else ""
+    limit = f"fewer than {triplet.area:,} {of}pixels"
+    if triplet.top == triplet.bottom:
+        return f"{above}, and nothing where that is {limit}"
+    return f"{above}, and nothing where {limit} are above {triplet.top:g}"
