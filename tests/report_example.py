@@ -15,7 +15,7 @@ from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import store
 from stagepipe.masks import Sources, fix_threshold
 from stagepipe.probabilities import ProbabilityWriter
-from stagepipe.recipe import parts
+from stagepipe.recipe import submission_parts
 from stagepipe.recipe.load import validate
 from stagepipe.report import ReportInputs
 
@@ -126,7 +126,7 @@ def add_mosaics(folder: Path, inputs: ReportInputs, grids: list, replaced: list,
         for column, name in enumerate(names)
         if name is not None
     ]
-    on = {name for name, value in parts.jigsaw(inputs.recipe) if value is True}
+    on = {name for name, value in submission_parts.jigsaw(inputs.recipe) if value is True}
     masks = []
     for name, rule, mask in sorted(replaced, key=lambda row: row[0]):
         lengths, values = rle.encode_runs(mask)
@@ -252,7 +252,9 @@ def _finish(folder, recipe, truths, fold_of, draw, cases) -> ReportInputs:
     if recipe.submission.triplets:
         sources = Sources(folder / "samples.parquet", folder / "blend/train.parquet")
         outputs = [threshold, curve, folder / "submission/blend.parquet"]
-        fix_threshold(parts.binarise_part(recipe), sources, folder / "pixels.bin", folder / "folds.parquet", *outputs)
+        fix_threshold(
+            submission_parts.binarise_part(recipe), sources, folder / "pixels.bin", folder / "folds.parquet", *outputs
+        )
     return ReportInputs(
         name=recipe.name,
         recipe=recipe,

@@ -15,7 +15,7 @@ from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import ProbabilityWriter
 from stagepipe.recipe.averages import EnsemblePart
 from stagepipe.recipe.model import Submission
-from stagepipe.recipe.parts import SearchBlendPart
+from stagepipe.recipe.submission_parts import SearchBlendPart
 
 FIXED = {"threshold": {"value": 0.4, "metric": "dice"}}
 SEARCHED = {"threshold": {"value": None, "metric": "iou"}}

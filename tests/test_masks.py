@@ -23,7 +23,7 @@ from stagepipe.masks import (
 )
 from stagepipe.probabilities import ProbabilityWriter
 from stagepipe.recipe.model import Emptiness, Postprocess, Submission
-from stagepipe.recipe.parts import BinarisePart, SubmitPart
+from stagepipe.recipe.submission_parts import BinarisePart, SubmitPart
 from stagepipe.tables import FOLDS, SAMPLES, TRIPLETS
 from stagepipe.tables import JIGSAW as JIGSAW_TABLE
 from stagepipe.triplets import Triplet

@@ -9,7 +9,8 @@ from stagepipe.recipe.averages import blend_weights, run_weights
 from stagepipe.recipe.graph import artefacts, folds_of
 from stagepipe.recipe.load import validate
 from stagepipe.recipe.model import Recipe
-from stagepipe.recipe.parts import pseudolabel_sets, report_part, submit_part
+from stagepipe.recipe.parts import pseudolabel_sets, report_part
+from stagepipe.recipe.submission_parts import submit_part
 
 WARM, TUNED = (f"stages.stage1.runs.small.phases.{name}" for name in ("warm", "tuned"))
 ONLY = "stages.stage1.runs.large.phases.only"

@@ -171,6 +171,25 @@ def test_a_triplet_is_told_in_words_with_what_each_fold_would_choose(chest):
     assert found.submission["rows"] == 24 and 0 < found.submission["empty"] < 24
 
 
+def test_searched_shares_stand_beside_equal_and_written_ones(salt, tmp_path):
+    assert 'id="blend"' not in salt.page
+    searched = {
+        "shares": {"a/x": 0.75, "a/<y>": 0.25},
+        "score": 0.81234,
+        "nested": 0.80111,
+        "by_fold": {"0": {"a/x": 0.5, "a/<y>": 0.5}, "1": {"a/x": 1.0, "a/<y>": 0.0}},
+        "equal_shares_score": 0.79,
+        "written_shares_score": 0.78,
+    }
+    (tmp_path / "blend.json").write_text(json.dumps(searched))
+    inputs = dataclasses.replace(salt.inputs, blend=tmp_path / "blend.json")
+    report.write(inputs, tmp_path / "report.html", tmp_path / "report")
+    page = (tmp_path / "report.html").read_text()
+    assert "flatters itself by 0.0112" in page and "Equal shares score 0.7900" in page
+    assert "a/&lt;y&gt;" in page and "all but fold 1" in page and "<td>0.75</td>" in page
+    check_page(tmp_path / "report.html")
+
+
 @pytest.mark.parametrize(
     ("triplet", "said"),
     [

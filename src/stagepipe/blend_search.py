@@ -27,7 +27,7 @@ from stagepipe.data.labels import label_reader
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import STEPS, lowest_above
 from stagepipe.recipe.model import Submission
-from stagepipe.recipe.parts import SearchBlendPart
+from stagepipe.recipe.submission_parts import SearchBlendPart
 from stagepipe.scores import folds_by_id
 from stagepipe.triplets import ROUNDING, Triplet
 

@@ -18,7 +18,7 @@ from stagepipe.data.labels import label_reader
 from stagepipe.postprocess.jigsaw.tables import applied, effect_rows, read_replacements
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.model import Emptiness, Submission
-from stagepipe.recipe.parts import BinarisePart, SubmitPart
+from stagepipe.recipe.submission_parts import BinarisePart, SubmitPart
 from stagepipe.scores import cases, folds_by_id
 from stagepipe.tables import THRESHOLDS
 from stagepipe.triplets import Triplet, expand

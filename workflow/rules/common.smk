@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from stagepipe.errors import StagepipeError
-from stagepipe.recipe import averages, parts
+from stagepipe.recipe import averages, parts, submission_parts
 from stagepipe.recipe.graph import folds_of
 from stagepipe.workflow import jobs_use_this_python, plan
 
@@ -17,8 +17,8 @@ except StagepipeError as error:
 
 jobs_use_this_python()
 RECIPE = PLAN.recipe
-JIGSAW = parts.jigsaw(RECIPE)
-SUBMISSION = "submission.csv" if RECIPE.submission.encode == "tgs" else "submission.json"
+JIGSAW = submission_parts.jigsaw(RECIPE)
+SUBMISSION = "submission.json" if RECIPE.submission.encode == "runs" else "submission.csv"
 
 
 def hold(plan):
@@ -46,8 +46,8 @@ def job(script):
 
 
 def raw_files(wildcards):
-    """Tables beside the raw images (which are compared by their listing), or the generated survey."""
-    if RECIPE.dataset.format == "synthetic":
+    """Tables beside the raw images (which are compared by their listing), or generated ones."""
+    if RECIPE.dataset.generated:
         return {"raw": ancient("<results>/raw"), "tables": ["<results>/data/raw.sha256"]}
     return {"tables": PLAN.raw_tables}
 
@@ -104,6 +104,16 @@ def tables_of_blend(blend, split):
 def blend_tables(wildcards):
     """Tables of the submission's blend."""
     return tables_of_blend(RECIPE.submission.blend, wildcards.split)
+
+
+def candidate_tables(wildcards):
+    """Out-of-fold tables of every run of the submission's blend."""
+    return tables_of_blend(RECIPE.submission.blend, "out_of_fold")
+
+
+def searched_shares(wildcards):
+    """Input: the shares of the submission's blend, where they are searched."""
+    return {"shares": "<results>/submission/blend.json"} if RECIPE.submission.blend_search else {}
 
 
 def emptiness_tables(wildcards):
@@ -198,7 +208,7 @@ def all_pseudolabels(wildcards):
 
 
 def synthesise_part(wildcards):
-    return parts.SynthesisePart(synthetic=RECIPE.dataset.synthetic).text()
+    return parts.synthesise_part(RECIPE).text()
 
 
 def ingest_part(wildcards):
@@ -222,7 +232,11 @@ def ensemble_part(wildcards):
 
 
 def blend_part(wildcards):
-    return averages.blend_part(RECIPE, RECIPE.submission.blend, wildcards.split).text()
+    return averages.submission_part(RECIPE, wildcards.split).text()
+
+
+def search_blend_part(wildcards):
+    return submission_parts.search_blend_part(RECIPE).text()
 
 
 def emptiness_part(wildcards):
@@ -230,11 +244,11 @@ def emptiness_part(wildcards):
 
 
 def mosaics_part(wildcards):
-    return parts.mosaics_part(RECIPE).text()
+    return submission_parts.mosaics_part(RECIPE).text()
 
 
 def jigsaw_part(wildcards):
-    return parts.jigsaw_part(RECIPE).text()
+    return submission_parts.jigsaw_part(RECIPE).text()
 
 
 def score_part(wildcards):
@@ -246,11 +260,11 @@ def pseudolabels_part(wildcards):
 
 
 def binarise_part(wildcards):
-    return parts.binarise_part(RECIPE).text()
+    return submission_parts.binarise_part(RECIPE).text()
 
 
 def submit_part(wildcards):
-    return parts.submit_part(RECIPE).text()
+    return submission_parts.submit_part(RECIPE).text()
 
 
 def report_part(wildcards):

@@ -1,6 +1,6 @@
 """Raw files -> samples table and pixel store -> folds."""
 
-if RECIPE.dataset.format == "synthetic":
+if RECIPE.dataset.generated:
 
     rule synthesise:
         input:
@@ -21,7 +21,7 @@ if RECIPE.dataset.format == "synthetic":
             part=synthesise_part,
             job=job("synthesise"),
         message:
-            "Writing a synthetic survey"
+            "Writing synthetic raw data"
         shell:
             "exec python {params.job} --part {params.part:q} --log {log} --raw {output.raw} --manifest {output.manifest}"
 

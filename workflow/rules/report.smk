@@ -15,6 +15,7 @@ PICTURES = {
 rule report:
     input:
         unpack(jigsaw_tables),
+        unpack(searched_shares),
         samples=rules.ingest.output.samples,
         pixels=ancient(rules.ingest.output.pixels),
         faults=rules.ingest.output.faults,
@@ -54,6 +55,7 @@ rule report:
         job=job("report"),
         # What jobs took is no result, so it is not among the inputs.
         benchmarks=f"results/{RECIPE.name}/benchmarks",
+        shares=given("shares"),
         mosaics=given("mosaics"),
         jigsaw=given("jigsaw"),
         jigsaw_effects=given("jigsaw_effects"),
@@ -64,5 +66,5 @@ rule report:
         " --faults {input.faults} --folds {input.folds} --histories {input.histories} --weights {input.weights}"
         " --pseudolabels {input.pseudolabels} --cases {input.cases} --scores {input.scores}"
         " --threshold {input.threshold} --thresholds {input.thresholds} --out-of-fold {input.out_of_fold}"
-        " --test {input.test} --emptiness {input.emptiness} --mosaics {params.mosaics} --jigsaw {params.jigsaw}"
+        " --test {input.test} --shares {params.shares} --emptiness {input.emptiness} --mosaics {params.mosaics} --jigsaw {params.jigsaw}"
         " --jigsaw-effects {params.jigsaw_effects} --submission {input.submission} --benchmarks {params.benchmarks} --html {output.html}"

@@ -1,8 +1,39 @@
 """Blend, binarise, postprocess, encode; scores beside them."""
 
+if RECIPE.submission.blend_search:
+
+    rule search_blend:
+        input:
+            samples=rules.ingest.output.samples,
+            pixels=ancient(rules.ingest.output.pixels),
+            folds=rules.split_folds.output.folds,
+            tables=candidate_tables,
+            code=code("search_blend"),
+        output:
+            shares="<results>/submission/blend.json",
+            blends="<results>/submission/blends.parquet",
+        log:
+            "<logs>/search_blend.log",
+        benchmark:
+            "<benchmarks>/search_blend.tsv"
+        conda:
+            "../envs/stagepipe.yaml"
+        resources:
+            mem_mb=4000,
+            runtime=4 * 60,
+        params:
+            part=search_blend_part,
+            job=job("search_blend"),
+        message:
+            "Searching the shares of the blend on out-of-fold predictions"
+        shell:
+            "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
+            " --folds {input.folds} --tables {input.tables} --shares {output.shares} --blends {output.blends}"
+
 
 rule blend:
     input:
+        unpack(searched_shares),
         tables=blend_tables,
         code=code("ensemble"),
     output:
@@ -19,10 +50,12 @@ rule blend:
     params:
         part=blend_part,
         job=job("ensemble"),
+        shares=given("shares"),
     message:
         "Blending the {wildcards.split} predictions"
     shell:
-        "exec python {params.job} --part {params.part:q} --log {log} --tables {input.tables} --table {output.table}"
+        "exec python {params.job} --part {params.part:q} --log {log} --tables {input.tables} --shares {params.shares}"
+        " --table {output.table}"
 
 
 if RECIPE.submission.emptiness:

@@ -1,7 +1,7 @@
 """List the masks that follow from labelled neighbours in a mosaic, for test tiles and out of fold."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import JigsawPart
+from stagepipe.recipe.submission_parts import JigsawPart
 
 
 def main() -> None:

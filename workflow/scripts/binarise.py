@@ -1,7 +1,7 @@
 """Fix the threshold on pooled out-of-fold predictions and score the blend with it."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import BinarisePart
+from stagepipe.recipe.submission_parts import BinarisePart
 
 
 def main() -> None:

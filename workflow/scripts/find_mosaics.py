@@ -1,7 +1,7 @@
 """Assemble mosaics of tiles by their borders, or read them from the files that a recipe names."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import MosaicsPart
+from stagepipe.recipe.submission_parts import MosaicsPart
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from stagepipe.recipe.parts import ReportPart
 
 INPUTS = [
     "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "scores", "threshold",
-    "thresholds", "out-of-fold", "test", "emptiness", "mosaics", "jigsaw", "jigsaw-effects", "submission", "benchmarks",
+    "thresholds", "out-of-fold", "test", "shares", "emptiness", "mosaics", "jigsaw", "jigsaw-effects", "submission",
+    "benchmarks",
 ]  # fmt: skip
 
 
@@ -33,6 +34,7 @@ def main() -> None:
         submission=work.path("submission"),
         benchmarks=sorted(work.path("benchmarks").rglob("*.tsv")),
         weights=work.paths["weights"],
+        blend=work.optional("shares"),
         emptiness=work.paths["emptiness"],
         mosaics=work.optional("mosaics"),
         jigsaw=work.optional("jigsaw"),

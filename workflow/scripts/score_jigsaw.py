@@ -1,7 +1,7 @@
 """Score out of fold what the jigsaw's rules put in the place of predicted masks."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import BinarisePart
+from stagepipe.recipe.submission_parts import BinarisePart
 
 
 def main() -> None:

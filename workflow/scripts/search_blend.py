@@ -1,7 +1,7 @@
 """Search the shares of the submission's blend on out-of-fold predictions."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import SearchBlendPart
+from stagepipe.recipe.submission_parts import SearchBlendPart
 
 
 def main() -> None:

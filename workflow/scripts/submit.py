@@ -1,7 +1,7 @@
 """Binarise, postprocess and encode the blended test predictions."""
 
 from stagepipe import script
-from stagepipe.recipe.parts import SubmitPart
+from stagepipe.recipe.submission_parts import SubmitPart
 
 
 def main() -> None:

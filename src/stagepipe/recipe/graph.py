@@ -9,18 +9,14 @@ from stagepipe.recipe.model import Phase, Recipe
 from stagepipe.recipe.part import Part
 from stagepipe.recipe.parts import (
     FoldsPart,
-    binarise_part,
     ingest_part,
-    jigsaw,
-    jigsaw_part,
-    mosaics_part,
     predict_part,
     pseudolabel_sets,
     pseudolabels_part,
     score_part,
-    search_blend_part,
     train_part,
 )
+from stagepipe.recipe.submission_parts import binarise_part, jigsaw, jigsaw_part, mosaics_part, search_blend_part
 
 SPLITS = ("out_of_fold", "test")
 

@@ -16,7 +16,8 @@ from stagepipe.binarise import Rule
 from stagepipe.masks import empty_masks, read_rule
 from stagepipe.probabilities import lowest_above
 from stagepipe.recipe.model import Jigsaw, Pseudolabels, Recipe
-from stagepipe.recipe.parts import jigsaw, pseudolabel_sets
+from stagepipe.recipe.parts import pseudolabel_sets
+from stagepipe.recipe.submission_parts import jigsaw
 from stagepipe.triplets import Triplet
 
 PICTURES = (
@@ -76,6 +77,8 @@ class ReportInputs:
     benchmarks: Sequence[Path] = ()
     """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
     weights: Sequence[Path] = ()
+    blend: Path | None = None
+    """JSON: the shares of the submission's blend, if they were searched"""
     emptiness: Sequence[Path] = ()
     """probability tables of the blend that decides which masks are empty, out of fold and test"""
     mosaics: Path | None = None
@@ -105,6 +108,8 @@ class Collected:
     scores: pd.DataFrame
     pseudolabels: pd.DataFrame
     """owner, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
+    blend: dict[str, Any]
+    """empty if the recipe gives the shares"""
     threshold: dict[str, Any]
     curve: pd.DataFrame
     """threshold, or top, area and bottom, and score; empty for several classes"""
@@ -182,6 +187,7 @@ def collect(inputs: ReportInputs) -> Collected:
         cases=_cases(inputs.cases),
         scores=pd.read_csv(inputs.scores_csv, dtype={"fold": str}),
         pseudolabels=_pseudolabels(inputs.pseudolabels, recipe.dataset.classes),
+        blend=json.loads(inputs.blend.read_text(encoding="utf-8")) if inputs.blend else {},
         threshold=json.loads(inputs.threshold_summary.read_text(encoding="utf-8")),
         curve=artefacts.read_table(inputs.thresholds).to_pandas(),
         benchmarks=_benchmarks(inputs.benchmarks, [stage.name for stage in recipe.stages]),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagepipe import artefacts
-from stagepipe.report import figures, jigsaw, mosaics, plots, sections, triplets
+from stagepipe.report import blend, figures, jigsaw, mosaics, plots, sections, triplets
 from stagepipe.report.collect import MOSAICS_PICTURE, PICTURES, Collected, ReportInputs, collect
 from stagepipe.report.markup import text
 from stagepipe.report.mosaics import Mosaic
@@ -26,11 +26,12 @@ CONTENTS = {
     "pseudolabels": "Pseudolabels",
     "cases": "Cases",
     "mosaics": "Mosaics",
+    "blend": "Blend",
     "threshold": "Threshold",
     "cost": "Time and cost",
     "provenance": "Provenance",
 }
-"""Titles by anchor; a page without mosaics leaves theirs out."""
+"""Titles by anchor; a page without mosaics or searched shares leaves theirs out."""
 
 
 def write(inputs: ReportInputs, html: Path, pictures: Path) -> None:
@@ -90,6 +91,7 @@ def page(
         "pseudolabels": sections.pseudolabels(found, drawn),
         "cases": sections.cases(found, shown),
         **({"mosaics": jigsaw.section(found, assembled)} if found.jigsaw_step else {}),
+        **({"blend": blend.blend(found)} if found.blend else {}),
         "threshold": triplets.threshold(found, drawn) if found.triplet else sections.threshold(found, drawn),
         "cost": sections.cost(found, drawn),
         "provenance": provenance(inputs, found),
