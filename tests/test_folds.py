@@ -162,6 +162,33 @@ def test_a_file_may_cover_more_than_there_is_here(tmp_path, caplog):
     assert "folds.csv: 1 ids are no labelled sample here: alien" in caplog.text
 
 
+def test_a_file_may_name_image_files(tmp_path):
+    table = pa.table({"sample_id": ["1.2.3", "1.2.4", "plain"], "split": ["train"] * 3})
+    path = tmp_path / "folds.csv"
+    path.write_text("fname,fold,exist_labels\n1.2.3.png,0,1\n1.2.4.dcm,1,0\nplain,1,0\n")
+    found = folds.split(table, Folds(count=2, file=str(path)))
+    assert fold_of(found) == {"1.2.3": 0, "1.2.4": 1, "plain": 1}
+    path.write_text("fname,fold,id\nx.png,0,1.2.3\nx.png,1,1.2.4\nx.png,1,plain\n")  # ids count before names
+    assert folds.split(table, Folds(count=2, file=str(path))).equals(found)
+    path.write_text("fname,fold\n1.2.3.png,0\n1.2.3.dcm,1\n1.2.4.png,1\nplain,1\n")
+    with pytest.raises(DataError, match=r"ids with several rows: 1\.2\.3\."):
+        folds.split(table, Folds(count=2, file=str(path)))
+    path.write_text("name,fold\n1.2.3,0\n")
+    with pytest.raises(DataError, match="its header is 'name,fold'; write a column id, or fname of file names"):
+        folds.split(table, Folds(count=2, file=str(path)))
+
+
+def test_the_fold_of_a_row_that_always_trains_is_not_read(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("id,fold\nt0000,0\nt0001,1\nt0002,stage_2\nalien,stage_2\n")
+    extra = [False, False, True, True]  # t0003 has no row at all
+    table = folds.split(samples(4, extra=extra), Folds(count=2, file=str(path), always_train="extra"))
+    assert table["fold"].to_pylist() == [0, 1, -1, -1] and table["always_train"].to_pylist() == extra
+    path.write_text("id,fold\nt0000,0\nt0001,stage_2\nt0002,1\n")
+    with pytest.raises(DataError, match=r"folds that are no integer 0\.\.1: t0001 \(stage_2\)"):
+        folds.split(samples(4, extra=extra), Folds(count=2, file=str(path), always_train="extra"))
+
+
 def test_dealing_out_counts_test_samples_too_and_breaks_ties_by_id():
     table = pa.table(
         {

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
@@ -151,12 +151,16 @@ def _groups(column: pa.ChunkedArray, folds: Folds) -> Codes:
 
 
 def _from_file(folds: Folds, ids: NDArray[np.object_], free: Codes, quarantined: set[str]) -> Codes:
-    """Fold of each free row as the CSV file says."""
-    table = read_strings(Path(str(folds.file)), ["id", "fold"])
-    listed_ids, numbers = table["id"].to_pylist(), table["fold"].to_pylist()
+    """Fold of each free row as the CSV file says; the fold of any other id isn't read."""
+    table = read_strings(Path(str(folds.file)), ["fold"])
+    listed_ids, numbers = _file_ids(table, folds), table["fold"].to_pylist()
     known = dict(zip(listed_ids, numbers, strict=True))
-    allowed = {str(number) for number in range(folds.count)}
-    wrong = [f"{name} ({number})" for name, number in zip(listed_ids, numbers, strict=True) if number not in allowed]
+    wanted, allowed = set(ids[free]), {str(number) for number in range(folds.count)}
+    wrong = [
+        f"{name} ({number})"
+        for name, number in zip(listed_ids, numbers, strict=True)
+        if name in wanted and number not in allowed
+    ]
     if others := sorted(set(known) - set(ids) - quarantined):
         LOG.info("%s: %d ids are no labelled sample here: %s", folds.file, len(others), listed(others))
     faults = {
@@ -168,3 +172,13 @@ def _from_file(folds: Folds, ids: NDArray[np.object_], free: Codes, quarantined:
     if found:
         raise DataError(f"folds.file: {folds.file}: {'; '.join(found)}. Write one row `id,fold` per labelled sample")
     return np.array([int(known[name]) for name in ids[free]], np.int64)
+
+
+def _file_ids(table: pa.Table, folds: Folds) -> list[str]:
+    """The column `id`, or `fname` without the last suffixes."""
+    if "id" in table.column_names:
+        return table["id"].to_pylist()
+    if "fname" not in table.column_names:
+        names = ",".join(table.column_names)
+        raise DataError(f"folds.file: {folds.file}: its header is {names!r}; write a column id, or fname of file names")
+    return [PurePath(name).stem for name in table["fname"].to_pylist()]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.errors import DataError, RecipeError, StagepipeError
-from stagepipe.recipe.model import Folds, Jigsaw, Phase, Recipe, WeightsFile
-from stagepipe.recipe.parts import jigsaw
+from stagepipe.recipe.model import Folds, Jigsaw, Phase, Recipe, Submission, WeightsFile
+from stagepipe.recipe.submission_parts import jigsaw
 
 if TYPE_CHECKING:
     from stagepipe.data.raw import RawSample
@@ -66,7 +66,8 @@ def _examine_data(recipe: Recipe, found: Examined) -> set[Size]:
     dataset = recipe.dataset
     if dataset.root is None:
         found.notes.append("dataset: synthetic, made by the workflow")
-        return {(dataset.synthetic.size, dataset.synthetic.size)}
+        edge = (dataset.synthetic_siim if dataset.format == "synthetic_siim" else dataset.synthetic).size
+        return {(edge, edge)}
     root = Path(dataset.root)
     with found.noting():
         samples = scan(dataset, root).samples
@@ -80,7 +81,7 @@ def _examine_data(recipe: Recipe, found: Examined) -> set[Size]:
         with found.noting():
             _examine_folds(recipe.folds, sound, faulty)
         with found.noting():
-            _examine_rows(recipe.submission.rows, sound)
+            _examine_rows(recipe.submission, sound)
         return _image_sizes(sound)
     return set()
 
@@ -114,21 +115,24 @@ def _examine_folds(rule: Folds, samples: list[RawSample], faulty: set[str]) -> N
         split(pa.Table.from_pylist(rows), rule, faulty)
 
 
-def _examine_rows(rows: str | None, samples: list[RawSample]) -> None:
-    """DataError if the sample submission has other ids than the test images."""
-    if rows is None:
+def _examine_rows(rule: Submission, samples: list[RawSample]) -> None:
+    """DataError if the sample submission has other ids than the test images, or one twice.
+
+    That of siim lists an image once per annotated instance (SIIM-ACR 2019, stage 1): its ids may repeat.
+    """
+    if rule.rows is None:
         return
     try:
-        ids = read_strings(rows).column(0).to_pylist()
+        ids = read_strings(rule.rows).column(0).to_pylist()
     except DataError as error:
         raise DataError(f"submission.rows: {error}") from error
     test = {sample.sample_id for sample in samples if sample.split == "test"}
     faults = {
         "ids that are no test image": sorted(set(ids) - test),
         "test images without a row": sorted(test - set(ids)),
-        "ids with several rows": repeated(ids),
+        "ids with several rows": [] if rule.encode == "siim" else repeated(ids),
     }
-    lines = [f"submission.rows: {rows}: {fault}: {listed(names)}" for fault, names in faults.items() if names]
+    lines = [f"submission.rows: {rule.rows}: {fault}: {listed(names)}" for fault, names in faults.items() if names]
     if lines:
         raise DataError("\n".join(lines))
 
@@ -143,13 +147,9 @@ def _examine_mosaics(step: Jigsaw | None) -> None:
 
 def _image_sizes(samples: list[RawSample]) -> set[Size]:
     """Distinct (height, width) of the images, from their headers."""
-    from PIL import Image
+    from stagepipe.data.decode import image_size
 
-    sizes = set()
-    for sample in samples:
-        with Image.open(sample.image) as image:
-            sizes.add((image.height, image.width))
-    return sizes
+    return {image_size(sample.image) for sample in samples}
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -23,6 +23,8 @@ MAX_BYTES = 1 << 30
 """largest file that is read"""
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_END = b"\xff\xd9"
+FORMATS = ("PNG", "JPEG", "TIFF")
+DICOM = ".dcm"
 
 # Pillow has no common base for what a damaged file can raise.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error)
@@ -38,8 +40,16 @@ class FileFault(Exception):
 
 
 def read_image(path: Path, channels: str) -> np.ndarray:
-    """Image as uint8 [H, W, 1] (`gray`) or [H, W, 3] in the order red, green, blue (`rgb`). Raises FileFault."""
-    pixels = _pixels(path)
+    """Image as uint8 [H, W, 1] (`gray`) or [H, W, 3] in the order red, green, blue (`rgb`). Raises FileFault.
+
+    A DICOM film has its values brought to 0..255 (see `stagepipe.data.dicom`).
+    """
+    if path.suffix.lower() == DICOM:
+        from stagepipe.data.dicom import read_film
+
+        pixels = read_film(_content(path))
+    else:
+        pixels = _pixels(path)
     if pixels.dtype != np.uint8:
         raise FileFault("bad_type", f"has {pixels.dtype} pixels; images are stored with 8 bits, convert it")
     if pixels.ndim == 3 and pixels.shape[2] == 4:
@@ -53,15 +63,32 @@ def read_image(path: Path, channels: str) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., ::-1])
 
 
-def read_mask(path: Path, classes: int, ignore_index: int | None = None) -> np.ndarray:
-    """Mask as uint8 [H, W]: 1 where a value is above 0 (one class), or the class index (several). Raises FileFault."""
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header. Raises FileFault."""
+    if path.suffix.lower() == DICOM:
+        from stagepipe.data.dicom import film_size
+
+        return film_size(_content(path))
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return picture.height, picture.width
+    except BROKEN as error:
+        raise FileFault("undecodable", f"is no PNG, JPEG or TIFF ({str(error)[:200]})") from error
+
+
+def read_mask(path: Path, classes: int, ignore_index: int | None = None, grey: bool = False) -> np.ndarray:
+    """Mask as uint8 [H, W]: 1 where a value is above 0 (one class), or the class index (several). Raises FileFault.
+
+    `grey` takes a mask of one class with more than two values as one that was resized: 1 where a value is above half of
+    what its type can hold (127 or 32767).
+    """
     pixels = _pixels(path, indices=True)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise FileFault("bad_type", f"has {pixels.dtype} pixels; masks are whole numbers of 8 or 16 bits")
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels = pixels[..., :3]  # masks saved by an image editor carry an opaque or meaningless alpha
     values = _gray(pixels)
-    return _binary(values) if classes == 1 else _indices(values, classes, ignore_index)
+    return _binary(values, grey) if classes == 1 else _indices(values, classes, ignore_index)
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
@@ -75,9 +102,11 @@ def _gray(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def _binary(values: np.ndarray) -> np.ndarray:
+def _binary(values: np.ndarray, grey: bool) -> np.ndarray:
     highest = values.max()
     if not ((values == 0) | (values == highest)).all():
+        if grey:
+            return (values > np.iinfo(values.dtype).max // 2).astype(np.uint8)
         found = np.unique(values)
         raise FileFault(
             "not_binary", f"has {len(found)} values ({_some(found)}); a mask of one class has 0 and one other"
@@ -139,8 +168,10 @@ def _verify(content: bytes) -> bool:
         raise FileFault("truncated", "does not end like a JPEG (FF D9); copy it again")
     if content.startswith(b"\x89PNG") and PNG_END not in content[-4096:]:
         raise FileFault("truncated", "does not end like a PNG (IEND); copy it again")
+    if content[128:132] == b"DICM":
+        raise FileFault("undecodable", f"is a DICOM file; give it the suffix {DICOM}")
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "TIFF")) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise FileFault("too_large", f"is {width} x {height} pixels; at most {MAX_PIXELS:,} are opened")

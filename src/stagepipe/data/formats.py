@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagepipe.data import folder, tgs
+from stagepipe.data import folder, siim, tgs
 from stagepipe.data.raw import Format, Scan
 from stagepipe.errors import DataError
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, Format] = {
     "tgs": tgs.FORMAT,
+    "siim": siim.FORMAT,
     "folder": folder.FORMAT,
-    "synthetic": tgs.FORMAT,  # the generator writes that layout
+    "synthetic": tgs.FORMAT,  # the generators write those layouts
+    "synthetic_siim": siim.FORMAT,
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
@@ -22,8 +23,8 @@ from stagepipe import rle
 from stagepipe.artefacts import Provenance, TableWriter, atomic
 from stagepipe.data import store
 from stagepipe.data.decode import FileFault, read_image, read_mask
-from stagepipe.data.formats import scan
-from stagepipe.data.raw import Fault, RawSample, Scan, storable
+from stagepipe.data.formats import FORMATS, scan
+from stagepipe.data.raw import Fault, RawSample, RunLengths, Scan, storable
 from stagepipe.errors import DataError
 from stagepipe.tables import FAULTS, SAMPLES
 
@@ -133,28 +134,41 @@ def decode_sample(sample: RawSample, dataset: Dataset, root: Path) -> Decoded:
         report(sample.image, error.fault, error.detail)
     if sample.mask:
         try:
-            mask = read_mask(sample.mask, len(dataset.classes), dataset.ignore_index)
+            grey = FORMATS[dataset.format].grey_masks
+            mask = read_mask(sample.mask, len(dataset.classes), dataset.ignore_index, grey)
         except FileFault as error:
             report(sample.mask, error.fault, error.detail)
     if sample.mask and image is not None and mask is not None and mask.shape != image.shape[:2]:
         detail = f"is {_size(mask)} but its image is {_size(image)} (width x height)"
         report(sample.mask, "size_mismatch", detail)
-    elif sample.rle is not None:
-        mask = _compared(sample, image, mask, report)
+    elif sample.runs is not None:
+        mask = _compared(sample, sample.runs, image, mask, dataset.rle_size, report)
     return Decoded(sample, None if faults else image, None if faults else mask, faults)
 
 
 def _compared(
-    sample: RawSample, image: np.ndarray | None, mask: np.ndarray | None, report: Callable[[Path, str, str], None]
+    sample: RawSample,
+    runs: RunLengths,
+    image: np.ndarray | None,
+    mask: np.ndarray | None,
+    rle_size: tuple[int, int] | None,
+    report: Callable[[Path, str, str], None],
 ) -> np.ndarray | None:
     """The mask of a sample with run lengths: drawn from them, or the one of its file if both agree."""
     sized = mask if image is None else image
     if sized is None:
         return None
+    height, width = sized.shape[:2]
     try:
-        drawn = rle.decode(sample.rle or "", *sized.shape[:2])
+        mask_size = rle_size or (height, width)
+        drawn = resized(draw(runs, *mask_size), height, width)
     except ValueError as error:
-        report(sample.image, "bad_rle", f"run lengths of {sample.sample_id!r} can't be read ({error})")
+        advice = "correct" if rle_size else "if they are of images of another size, write"
+        detail = (
+            f"run lengths of {sample.sample_id!r} can't be read as a mask of {mask_size[1]} x {mask_size[0]} "
+            f"(width x height); {advice} dataset.rle_size ({error})"
+        )
+        report(sample.image, "bad_rle", detail)
         return mask
     if sample.mask is None or mask is None:
         return drawn
@@ -162,6 +176,28 @@ def _compared(
         detail = f"differs from its run lengths in {different} of {mask.size} pixels; correct one of them"
         report(sample.mask, "rle_mismatch", detail)
     return mask
+
+
+def draw(runs: RunLengths, height: int, width: int) -> np.ndarray:
+    """Mask, uint8 [height, width] of 0 and 1, of run lengths. ValueError if they don't fit."""
+    if runs.dialect == "siim":
+        return rle.unite_relative(runs.texts, height, width)
+    (text,) = runs.texts
+    return rle.decode(text, height, width)
+
+
+def resized(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask of 0 and 1 at another size: 1 where more than half of a pixel is foreground.
+
+    Where it shrinks a pixel counts the area that it covers, since a linear interpolation between four pixels would pass
+    over whole strips of the mask; else it is interpolated linearly.
+    """
+    if mask.shape == (height, width):
+        return mask
+    shrinks = height <= mask.shape[0] and width <= mask.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=method)
+    return (shares > 0.5).astype(np.uint8)
 
 
 def _size(pixels: np.ndarray) -> str:

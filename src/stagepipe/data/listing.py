@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,24 +17,34 @@ if TYPE_CHECKING:
 def raw_listing(dataset: Dataset, root: Path) -> tuple[list[Path], str]:
     """The CSV files that the format reads, and a fingerprint of the image and mask files.
 
-    The fingerprint is the SHA-256 over the sorted names and sizes of all files in the format's folders, so added,
-    removed, renamed and resized files change it and a touch does not. DataError if the root or a folder is missing.
+    The fingerprint is the SHA-256 over the sorted names and sizes of all files in the format's folders, at any depth:
+    added, removed, renamed and resized files change it and a touch does not. DataError if the root or a folder is
+    missing.
     """
     chosen = layout(dataset, root)
     tables = [root / name for name in chosen.tables if (root / name).is_file()]
     digest = hashlib.sha256()
     for folder in sorted(chosen.folders):
-        for name, size in _sizes(root / folder):
+        for name, size in sorted(_sizes(root / folder)):
             digest.update(os.fsencode(f"{folder}/{name}\0{size}\0"))
     return tables, digest.hexdigest()
 
 
-def _sizes(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes in bytes, sorted; -1 for a link to nowhere."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted((entry.name, _size(entry)) for entry in entries)
+def _sizes(top: Path) -> Iterator[tuple[str, int]]:
+    """Names below a folder, with `/`, and sizes in bytes; -1 for a link to nowhere. No link to a folder is followed."""
+    folders = [("", str(top))]
+    while folders:
+        prefix, folder = folders.pop()
+        try:
+            entries = os.scandir(folder)
+        except OSError:  # a missing folder is an empty one; ingest reports one that can't be listed
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    yield prefix + entry.name, _size(entry)
 
 
 def _size(entry: os.DirEntry[str]) -> int:

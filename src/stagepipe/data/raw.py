@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stagepipe.errors import DataError
 
@@ -22,6 +22,14 @@ IMAGES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
+class RunLengths:
+    """A mask as column-major run lengths: one text, or several in the siim dialect, whose union is the mask."""
+
+    texts: tuple[str, ...]
+    dialect: Literal["tgs", "siim"]
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One image of the raw data with its label, not yet opened."""
 
@@ -30,8 +38,8 @@ class RawSample:
     """`train` or `test`"""
     image: Path
     mask: Path | None = None
-    rle: str | None = None
-    """label as column-major run lengths; with a mask file as well, the two must agree"""
+    runs: RunLengths | None = None
+    """label as run lengths; with a mask file as well, the two must agree"""
     metadata: dict[str, Value] = field(default_factory=dict)
 
 
@@ -67,6 +75,8 @@ class Format:
     tables: tuple[str, ...]
     """CSV files directly under the root that are read if they exist"""
     scan: Callable[[Dataset, Path], Scan]
+    grey_masks: bool = False
+    """mask files may have grey borders, as resizing leaves them: foreground is what lies above half of their range"""
 
 
 class Findings:
@@ -107,6 +117,15 @@ def bad_id(sample_id: str) -> str | None:
     return next((reason for reason, found in problems.items() if found), None)
 
 
+def require_one_class(dataset: Dataset) -> None:
+    """DataError for several classes, which run lengths can't hold."""
+    if len(dataset.classes) > 1:
+        raise DataError(
+            f"dataset.classes: the {dataset.format} format marks one class, not {len(dataset.classes)}; "
+            "write one name, or use the folder format"
+        )
+
+
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
@@ -114,10 +133,11 @@ def _leaves(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def find_images(folder: str, suffixes: frozenset[str], findings: Findings) -> dict[str, Path]:
+def find_images(folder: str, suffixes: frozenset[str], findings: Findings, deep: bool = False) -> dict[str, Path]:
     """Image files of one folder by stem, each a readable plain file below the root; everything else becomes a fault.
 
-    Hidden files that are no images (as file managers leave behind) are passed over. A missing folder is an empty one.
+    `deep` looks into folders of the folder too, at any depth, but follows no link to another one. Hidden files that are
+    no images (as file managers leave behind) are passed over. A missing folder is an empty one.
     """
     top = findings.root / folder
     if not top.is_dir():
@@ -126,47 +146,79 @@ def find_images(folder: str, suffixes: frozenset[str], findings: Findings) -> di
         findings.add("", top, "outside_root", f"links to {os.path.realpath(top)}; put the files below the root")
         return {}
     found: dict[str, Path] = {}
-    with os.scandir(top) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        name, path = entry.name, top / entry.name
-        stem = path.stem
-        if path.suffix.lower() not in suffixes:
-            if not name.startswith("."):
-                findings.add(
-                    stem, path, "unknown_type", f"is none of {', '.join(sorted(suffixes))}; remove or convert it"
-                )
-        elif entry.is_symlink() and _leaves(path, findings.root):
-            detail = f"links to {os.path.realpath(path)}; put the file itself below the root"
-            findings.add(stem, path, "outside_root", detail)
-        elif not path.is_file():
-            findings.add(stem, path, "unreadable", "is no plain file (a folder, a broken link or a device); remove it")
-        elif reason := bad_id(stem):
-            findings.add(stem, path, "bad_id", f"the id {stem!r} {reason}; rename the file")
-        elif stem in found:
-            findings.add(stem, path, "duplicate_id", f"{found[stem].name} has the same id; keep one of them")
+    for entry, path in _entries(top, findings, deep):
+        if not _is_image(entry, path, suffixes, findings):
+            continue
+        if path.stem in found:
+            other = found[path.stem].relative_to(findings.root).as_posix()
+            findings.add(path.stem, path, "duplicate_id", f"{other} has the same id; keep one of them")
         else:
-            found[stem] = path
+            found[path.stem] = path
     return found
 
 
-def report_shared(train: dict[str, Path], test: dict[str, Path], findings: Findings) -> None:
-    """Ids that lie in both splits are faults."""
-    for sample_id in sorted(train.keys() & test.keys()):
-        detail = "the same id is a test image too; remove one of them"
-        findings.add(sample_id, train[sample_id], "duplicate_id", detail)
+def _entries(top: Path, findings: Findings, deep: bool) -> Iterator[tuple[os.DirEntry[str], Path]]:
+    """What lies in a folder, by name, and with `deep` in the folders within it (which are no entries then)."""
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            findings.add(folder.name, folder, "unreadable", f"can't be listed ({error.strerror})")
+            continue
+        inner = []
+        for entry in listed:
+            path = folder / entry.name
+            if deep and entry.is_dir(follow_symlinks=False):
+                inner.append(path)
+            else:
+                yield entry, path
+        folders += reversed(inner)
+
+
+def _is_image(entry: os.DirEntry[str], path: Path, suffixes: frozenset[str], findings: Findings) -> bool:
+    """Whether an entry is a plain file that can be an image; what else it is becomes a fault."""
+    stem = path.stem
+    if path.suffix.lower() not in suffixes:
+        if entry.name.startswith("."):
+            return False
+        if entry.is_symlink() and path.is_dir():
+            findings.add(
+                stem, path, "linked_folder", "links to a folder, which isn't followed; put the folder itself here"
+            )
+        else:
+            findings.add(stem, path, "unknown_type", f"is none of {', '.join(sorted(suffixes))}; remove or convert it")
+    elif entry.is_symlink() and _leaves(path, findings.root):
+        detail = f"links to {os.path.realpath(path)}; put the file itself below the root"
+        findings.add(stem, path, "outside_root", detail)
+    elif not path.is_file():
+        findings.add(stem, path, "unreadable", "is no plain file (a folder, a broken link or a device); remove it")
+    elif reason := bad_id(stem):
+        findings.add(stem, path, "bad_id", f"the id {stem!r} {reason}; rename the file")
+    else:
+        return True
+    return False
+
+
+def report_shared(images: dict[str, Path], others: dict[str, Path], findings: Findings) -> None:
+    """Ids that lie in two folders are faults."""
+    for sample_id in sorted(images.keys() & others.keys()):
+        other = others[sample_id].relative_to(findings.root).as_posix()
+        detail = f"{other} has the same id; remove one of them"
+        findings.add(sample_id, images[sample_id], "duplicate_id", detail)
 
 
 # ------------------------------------------------------------------------------------------------------------------ CSV
 
 
-def read_rows(name: str, columns: tuple[str, ...], findings: Findings) -> dict[str, dict[str, str]] | None:
-    """Rows of a CSV file below the root by their `id`, each a text by column; None if there is no such file.
+def read_table(name: str, columns: tuple[str, ...], findings: Findings) -> list[dict[str, str]] | None:
+    """Rows of a CSV file below the root, each a text by column; None if there is no such file.
 
-    Rows with a bad or repeated id become faults and are left out. DataError for a file that is no CSV or lacks a
-    column.
+    Spaces around a name in the header don't count. DataError for a file that is no CSV or lacks a column.
     """
-    from stagepipe.csvfiles import read_strings
+    from stagepipe.csvfiles import listed, read_strings
 
     path = findings.root / name
     if not path.exists():
@@ -175,19 +227,33 @@ def read_rows(name: str, columns: tuple[str, ...], findings: Findings) -> dict[s
         detail = f"links to {os.path.realpath(path)}; put the file itself below the root"
         findings.add("", path, "outside_root", detail)
         return None
-    table = read_strings(path, columns)
-    names = table.column_names
+    table = read_strings(path)
+    names = [column.strip() for column in table.column_names]
+    if missing := [column for column in columns if column not in names]:
+        raise DataError(f"{path}: lacks the columns {listed(missing)}; its header is {','.join(names)!r}")
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a name stands twice in the header {names}; rename one of the columns")
     texts = [column.to_pylist() for column in table.columns]
-    rows = [dict(zip(names, values, strict=True)) for values in zip(*texts, strict=True)]
+    return [dict(zip(names, values, strict=True)) for values in zip(*texts, strict=True)]
+
+
+def read_rows(name: str, columns: tuple[str, ...], findings: Findings) -> dict[str, dict[str, str]] | None:
+    """Rows of a CSV file below the root by their `id`, each a text by column; None if there is no such file.
+
+    Rows with a bad or repeated id become faults and are left out. DataError for a file that is no CSV or lacks a
+    column.
+    """
+    path = findings.root / name
+    rows = read_table(name, columns, findings)
+    if rows is None:
+        return None
     counts = Counter(row["id"] for row in rows)
     kept = {}
     for line, row in enumerate(rows, start=2):
         sample_id = row.pop("id")
-        if reason := bad_id(sample_id):
-            findings.add(sample_id, path, "bad_id", f"line {line}: the id {sample_id!r} {reason}; write a plain name")
-        elif counts[sample_id] == 1:
+        if report_bad_id(sample_id, path, line, findings):
+            continue
+        if counts[sample_id] == 1:
             kept[sample_id] = row
     for sample_id, count in counts.items():
         if count > 1 and not bad_id(sample_id):
@@ -195,6 +261,14 @@ def read_rows(name: str, columns: tuple[str, ...], findings: Findings) -> dict[s
                 sample_id, path, "duplicate_id", f"the id {sample_id!r} stands in {count} rows; keep one of them"
             )
     return kept
+
+
+def report_bad_id(sample_id: str, path: Path, line: int, findings: Findings) -> bool:
+    """Whether the id of a row is no plain file name, which becomes a fault."""
+    reason = bad_id(sample_id)
+    if reason:
+        findings.add(sample_id, path, "bad_id", f"line {line}: the id {sample_id!r} {reason}; write a plain name")
+    return reason is not None
 
 
 def report_rows_without_image(rows: Iterable[str], images: Iterable[str], path: Path, findings: Findings) -> None:

@@ -18,6 +18,7 @@ from stagepipe.data.raw import (
     Findings,
     Format,
     RawSample,
+    RunLengths,
     Scan,
     Value,
     find_images,
@@ -25,8 +26,8 @@ from stagepipe.data.raw import (
     read_rows,
     report_rows_without_image,
     report_shared,
+    require_one_class,
 )
-from stagepipe.errors import DataError
 
 if TYPE_CHECKING:
     from stagepipe.recipe.model import Dataset
@@ -34,11 +35,7 @@ if TYPE_CHECKING:
 
 def scan(dataset: Dataset, root: Path) -> Scan:
     """Pair tiles, masks, run lengths and depths."""
-    if len(dataset.classes) > 1:
-        raise DataError(
-            f"dataset.classes: the {dataset.format} format marks one class, not {len(dataset.classes)}; "
-            "write one name, or use the folder format"
-        )
+    require_one_class(dataset)
     findings = Findings(root)
     train = find_images("train/images", PNG, findings)
     masks = find_images("train/masks", PNG, findings)
@@ -60,13 +57,13 @@ def scan(dataset: Dataset, root: Path) -> Scan:
     return findings.keep(samples)
 
 
-def _runs(train: dict[str, Path], findings: Findings) -> dict[str, str]:
+def _runs(train: dict[str, Path], findings: Findings) -> dict[str, RunLengths]:
     """Run lengths by id."""
     rows = read_rows("train.csv", ("id", "rle_mask"), findings)
     if rows is None:
         return {}
     report_rows_without_image(rows, train, findings.root / "train.csv", findings)
-    return {sample_id: row["rle_mask"] for sample_id, row in rows.items()}
+    return {sample_id: RunLengths((row["rle_mask"],), "tgs") for sample_id, row in rows.items()}
 
 
 def _depths(images: set[str], findings: Findings) -> dict[str, dict[str, Value]]:
