@@ -20,7 +20,8 @@ from pydicom import uid
 
 from stagepipe import rle
 from stagepipe.artefacts import read_table
-from stagepipe.data.ingest import IngestSummary, check, ingest, resized
+from stagepipe.data.ingest import IngestSummary, check, ingest
+from stagepipe.data.labels import resized
 from stagepipe.data.listing import raw_listing
 from stagepipe.data.store import PixelStore
 from stagepipe.errors import DataError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stagepipe import binarise, postprocess, submission
 from stagepipe.artefacts import Provenance, atomic, read_table, write_table
 from stagepipe.binarise import Rule
-from stagepipe.data.labels import label_reader
+from stagepipe.data.labels import label_reader, resized
 from stagepipe.postprocess.jigsaw.tables import applied, effect_rows, read_replacements
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.model import Emptiness, Submission
@@ -175,7 +175,7 @@ def submit(part: SubmitPart, sources: Sources, threshold: Path, rows: Path | Non
     )
     if rule.size is not None:
         size = rule.size
-        masks = ((sample_id, _resized(mask, size)) for sample_id, mask in masks)
+        masks = ((sample_id, resized(mask, *size)) for sample_id, mask in masks)
     submission.write(path, masks, rule.encode, rows, part.classes)
 
 
@@ -202,14 +202,3 @@ def _as_map(mask: Map, classes: int) -> Map:
     """A mask as certain probabilities, uint8 [classes, H, W] of 0 and 255."""
     values = [1] if classes == 1 else range(classes)
     return np.stack([(mask == value) * np.uint8(255) for value in values])
-
-
-def _resized(mask: Map, size: tuple[int, int]) -> Map:
-    """A mask of 0 and 1 at another size (height, width): interpolated linearly, 1 where that is above one half."""
-    import cv2
-
-    if mask.shape == size:
-        return mask
-    height, width = size
-    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return (shares > 0.5).astype(np.uint8)

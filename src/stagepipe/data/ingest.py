@@ -14,7 +14,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from stagepipe.artefacts import Provenance, TableWriter, atomic
 from stagepipe.data import store
 from stagepipe.data.decode import FileFault, read_image, read_mask
 from stagepipe.data.formats import FORMATS, scan
+from stagepipe.data.labels import resized
 from stagepipe.data.raw import Fault, RawSample, RunLengths, Scan, storable
 from stagepipe.errors import DataError
 from stagepipe.tables import FAULTS, SAMPLES
@@ -184,20 +184,6 @@ def draw(runs: RunLengths, height: int, width: int) -> np.ndarray:
         return rle.unite_relative(runs.texts, height, width)
     (text,) = runs.texts
     return rle.decode(text, height, width)
-
-
-def resized(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask of 0 and 1 at another size: 1 where more than half of a pixel is foreground.
-
-    Where it shrinks a pixel counts the area that it covers, since a linear interpolation between four pixels would pass
-    over whole strips of the mask; else it is interpolated linearly.
-    """
-    if mask.shape == (height, width):
-        return mask
-    shrinks = height <= mask.shape[0] and width <= mask.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=method)
-    return (shares > 0.5).astype(np.uint8)
 
 
 def _size(pixels: np.ndarray) -> str:
