@@ -14,7 +14,7 @@ from PIL import Image
 
 from stagepipe import artefacts, report, tables
 from stagepipe.errors import ArtefactError
-from stagepipe.report import collect, overlays, provenance, sections, summaries, triplets
+from stagepipe.report import collect, overlays, plots, provenance, sections, summaries, triplets
 from stagepipe.report.markup import table, text
 from stagepipe.report.page import CONTENTS
 from stagepipe.report.style import styled
@@ -366,6 +366,16 @@ def test_only_the_maps_of_wanted_samples_are_kept(salt):
     assert sorted(maps) == ["train003", "train007"]
     assert maps["train003"].shape == (1, 41, 41)
     assert histogram.sum() == 40 * 41 * 41
+
+
+def test_long_ids_are_cut_at_their_start_above_a_strip(salt):
+    found = collect.collect(salt.inputs)
+    strip = np.zeros((4, 12, 3), np.uint8)
+    long = "1.2.276.0.7230010.3.1.4.8323329.28304.1517875362.967916"
+    shown = [overlays.Case("worst", name, 0.5, 0.1, 0.1, strip) for name in ("short", long)]
+    with styled():
+        titles = [axes.get_title("left") for axes in plots.cases(found, shown).axes]
+    assert titles == ["worst  short  Mean precision 0.50", f"worst  …{long[-31:]}  Mean precision 0.50"]
 
 
 def test_a_strip_shows_what_was_found_missed_and_made_up():

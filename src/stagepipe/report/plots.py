@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LINES = [colour for colour in SERIES if colour != BASELINE]
+LONGEST = 32
+"""characters of an id above a strip; of a longer one its end, which tells the ids of DICOM files apart"""
 
 
 def scores(found: Collected) -> "Figure":
@@ -191,6 +193,7 @@ def cases(found: Collected, shown: list[Case]) -> "Figure":
     for panel, case, strip in zip(axes, shown, strips, strict=False):
         panel.imshow(strip, interpolation="antialiased")
         score = "" if case.score is None else f"  {words(found.metric)} {case.score:.2f}"
-        panel.set_title(f"{case.kind}  {case.sample_id}{score}", fontsize=8.5, fontweight="normal", pad=4, color=MUTED)
+        name = case.sample_id if len(case.sample_id) <= LONGEST else f"…{case.sample_id[1 - LONGEST :]}"
+        panel.set_title(f"{case.kind}  {name}{score}", fontsize=8.5, fontweight="normal", pad=4, color=MUTED)
     figure.suptitle(" | ".join(PANES[len(found.classes) == 1]), color=MUTED, fontsize=9)
     return figure
