@@ -5,19 +5,20 @@ from stagepipe.report.markup import Cell, section, table, text
 
 
 def blend(found: Collected) -> str:
-    """The shares of every run, chosen on all folds and on all but one."""
-    shares = {"all folds": found.blend["shares"]}
-    shares |= {f"all but fold {fold}": others for fold, others in sorted(found.blend["by_fold"].items())}
-    rows: list[list[Cell]] = [[name, *(f"{share:g}" for share in chosen.values())] for name, chosen in shares.items()]
+    """The share of every run, chosen on all folds and on all but one."""
+    chosen = found.blend["shares"]
+    others = {f"all but fold {fold}": shares for fold, shares in found.blend["by_fold"].items()}
+    rows: list[list[Cell]] = [
+        [run, f"{share:g}", *(f"{shares[run]:g}" for shares in others.values())] for run, share in chosen.items()
+    ]
     score, nested, equal, written = (
         float(found.blend[name]) for name in ("score", "nested", "equal_shares_score", "written_shares_score")
     )
     words = (
-        f"<p>The search blends the runs in the shares of the first row. They score {text(score)} on the predictions "
+        f"<p>The search blends the runs in the shares of the first column. They score {text(score)} on the predictions "
         f"they are chosen on, but {text(nested)} when each fold is scored with the shares that the other folds choose. "
         f"<strong>The search flatters itself by {score - nested:.4f}.</strong> Equal shares score {text(equal)}, those "
         f"written in the recipe {text(written)}, each at the threshold or triplet that is best for them. Masks are not "
         "postprocessed yet.</p>"
     )
-    marks = ["strong", *[""] * (len(rows) - 1)]
-    return section("blend", "Blend", words, table(["chosen on", *found.blend["shares"]], rows, marks=marks))
+    return section("blend", "Blend", words, table(["run", "all folds", *others], rows))

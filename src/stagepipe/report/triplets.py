@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 MAPS = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2)}
 """rows and columns of so many maps"""
 MOST = 12
-"""labels of an axis, and rows of a map with written scores"""
+"""labels of a vertical axis, and rows of a map with written scores"""
+WIDTH = 7
+"""inches of all columns of maps together"""
+CHARACTER = 0.075
+"""inches of a digit of a label"""
 SCORE = 0.36
 """inches that a written score is wide"""
 
@@ -139,8 +143,8 @@ def _maps(place: "SubFigure", found: Collected, varying: list[str]) -> None:
         axes.set_title(_title(found, varying, bottom), fontsize=9)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        _ticks(axes, layer)
-        if len(layer.columns) * columns * SCORE < 7 and len(layer) <= MOST:
+        _ticks(axes, layer, inches=WIDTH / columns)
+        if len(layer.columns) * columns * SCORE < WIDTH and len(layer) <= MOST:
             _write(axes, layer, shades)
         legend |= _marks(axes, found, varying, bottom, layer)
     for axes in panes[-1]:
@@ -163,11 +167,13 @@ def _title(found: Collected, varying: list[str], bottom: float) -> str:
     return f"{fixed} {getattr(_best(found), fixed):,g}"
 
 
-def _ticks(axes: "Axes", layer: pd.DataFrame) -> None:
-    """Names of columns and rows; of many every second, third, ..."""
+def _ticks(axes: "Axes", layer: pd.DataFrame, inches: float) -> None:
+    """Names of columns and rows; of more than have room (columns in so many inches) every second, third, ..."""
     for axis, values in ((axes.xaxis, layer.columns), (axes.yaxis, layer.index)):
-        step = -(-len(values) // MOST)
-        axis.set_ticks(np.arange(0, len(values), step) + 0.5, [f"{value:,g}" for value in values[::step]])
+        names = [f"{value:,g}" for value in values]
+        room = MOST if axis is axes.yaxis else int(inches / (CHARACTER * (max(map(len, names)) + 1)))
+        step = -(-len(names) // room)
+        axis.set_ticks(np.arange(0, len(names), step) + 0.5, names[::step])
 
 
 def _write(axes: "Axes", layer: pd.DataFrame, shades: "Normalize") -> None:
