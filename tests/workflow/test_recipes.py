@@ -9,9 +9,10 @@ from browser import check_page
 from project import CHECKOUT, FAST, PLAIN, Project
 
 from stagepipe.artefacts import read_table
+from stagepipe.data import synthetic_siim
 from stagepipe.networks import build, validate_names
 from stagepipe.recipe.load import load
-from stagepipe.recipe.model import Recipe
+from stagepipe.recipe.model import Recipe, SyntheticSiim
 from stagepipe.recipe.submission_parts import jigsaw
 
 RECIPES, OVERLAYS = CHECKOUT / "config" / "recipes", CHECKOUT / "config" / "overlays"
@@ -80,9 +81,23 @@ def test_the_full_graph_over_the_real_tiles(empty, tmp_path, real_data, name, jo
     project = empty.copy(tmp_path / "folder")
     (project.folder / "data").mkdir()
     (project.folder / "data" / "tgs").symlink_to(real_data / "tgs")
-    shown = replace(project, recipe=RECIPES / f"{name}.yaml").dry_run().stdout
-    counted = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", shown, flags=re.MULTILINE)}
+    counted = planned(replace(project, recipe=RECIPES / f"{name}.yaml"))
     assert {rule: counted[rule] for rule in jobs} == jobs
+
+
+def test_the_full_graph_over_films_as_they_are_published(empty, tmp_path):
+    project = replace(empty.copy(tmp_path / "folder"), recipe=RECIPES / "siim_pneumothorax_1st.yaml")
+    synthetic_siim.write(project.folder / "data" / "siim", SyntheticSiim(train=8, second_stage=2, test=3, size=64))
+    counted = planned(project)
+    assert counted["train"] == 5 * (3 * 5 + 4) and counted["predict"] == 5 * 4 and "search_blend" not in counted
+    searched = planned(replace(project, overlays=(OVERLAYS / "siim_search.yaml",)))
+    assert searched == counted | {"search_blend": 1, "total": counted["total"] + 1}
+
+
+def planned(project: Project) -> dict[str, int]:
+    """Number of jobs by rule, of a dry run."""
+    shown = project.dry_run().stdout
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", shown, flags=re.MULTILINE)}
 
 
 # One of two runs that differ in numbers alone.
