@@ -116,7 +116,8 @@ def scores(found: Collected, drawn: dict[str, bytes]) -> str:
         "Right: the same score for images whose true mask has that size, with the number of images below."
     )
     meaning = (
-        "An image where truth and prediction are both empty scores 1; where only one is, 0."
+        "Masks of runs and ensembles are what is above 0.5, those of the blend the submission&rsquo;s. An image where "
+        "truth and prediction are both empty scores 1; where only one is, 0."
         if len(found.classes) == 1
         else "The score of an image is the mean over the classes that its truth or its prediction has."
     )
