@@ -20,11 +20,11 @@ console.error = (...words) => { faults.push("console: " + words.join(" ")); told
 addEventListener("unhandledrejection", event => faults.push("promise: " + event.reason));
 addEventListener("error", event => {
   const source = event.target.currentSrc || event.target.src || event.target.href;
-  faults.push(source ? "could not load " + source.slice(0, 80) : "script: " + event.message);
+  faults.push(source ? "could not load " + source.slice(-80) : "script: " + event.message);
 }, true);
 addEventListener("load", () => setTimeout(() => {
   for (const image of document.images)
-    if (image.naturalWidth === 0) faults.push("broken picture: " + (image.alt || image.src.slice(0, 80)));
+    if (image.naturalWidth === 0) faults.push("broken picture: " + (image.alt || image.src.slice(-80)));
   const words = document.body.innerText.trim().length;
   if (words + document.images.length === 0) faults.push("the page is empty");
   const wide = document.documentElement.scrollWidth, room = document.documentElement.clientWidth;

@@ -66,8 +66,9 @@ def section(inputs):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_has_the_mosaics_after_the_cases_and_no_fault(inputs, tmp_path, width):
     page = write(inputs, tmp_path)
-    assert re.findall(r'<section id="(\w+)"', page) == list(CONTENTS)
-    assert re.findall(r'<a href="#(\w+)"', page) == list(CONTENTS)
+    anchors = [anchor for anchor in CONTENTS if anchor != "blend"]
+    assert re.findall(r'<section id="(\w+)"', page) == anchors
+    assert re.findall(r'<a href="#(\w+)"', page) == anchors
     assert re.findall(r"<figcaption>(Mosaic .*?)</figcaption>", page) == [
         "Mosaic 0: 7 tiles in 3 x 3 cells, 3 labelled, 0 changed by a rule",
         "Mosaic 1: 6 tiles in 2 x 3 cells, 4 labelled, 0 changed by a rule",
