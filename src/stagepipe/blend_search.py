@@ -29,7 +29,7 @@ from stagepipe.probabilities import STEPS, lowest_above
 from stagepipe.recipe.model import Submission
 from stagepipe.recipe.submission_parts import SearchBlendPart
 from stagepipe.scores import folds_by_id
-from stagepipe.triplets import ROUNDING, Triplet
+from stagepipe.triplets import Triplet, first_best
 
 LOG = logging.getLogger(__name__)
 Map = NDArray[np.uint8]
@@ -68,12 +68,12 @@ class Found:
     @property
     def best(self) -> Shares:
         """The best shares, [runs]; of equals the nearest to equal shares, then the first in lexical order."""
-        return self.shares[_first_best(self.scores)]
+        return self.shares[first_best(self.scores)]
 
     @property
     def score(self) -> float:
         """Pooled score of the best shares, on the images they were chosen on."""
-        return float(self.scores[_first_best(self.scores)])
+        return float(self.scores[first_best(self.scores)])
 
     @property
     def by_fold(self) -> dict[int, Shares]:
@@ -99,18 +99,13 @@ class Found:
         for left_out in range(len(self.folds)):
             others = np.arange(len(self.folds)) != left_out
             pooled = _pooled(self.totals[others], self.images[others])
-            candidate = _first_best(pooled.max(axis=1))
-            choices.append((candidate, _first_best(pooled[candidate])))
+            candidate = first_best(pooled.max(axis=1))
+            choices.append((candidate, first_best(pooled[candidate])))
         return choices
 
 
 def _pooled(totals: NDArray[np.float64], images: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(totals.sum(axis=0) / images.sum())
-
-
-def _first_best(scores: NDArray[np.float64]) -> int:
-    """Place of the highest score; of equals (but for rounding) the first."""
-    return int(np.argmax(scores >= scores.max() - ROUNDING))
 
 
 def candidates(runs: int, step: float) -> Shares:

@@ -102,12 +102,12 @@ class TripletSearch:
     @property
     def triplet(self) -> Triplet:
         """The best triplet; of equals the first."""
-        return self.triplets[_best(self.curve)]
+        return self.triplets[first_best(self.curve)]
 
     @property
     def score(self) -> float:
         """Pooled score of the best triplet, on the images it was chosen on."""
-        return float(self.curve[_best(self.curve)])
+        return float(self.curve[first_best(self.curve)])
 
     @property
     def by_fold(self) -> dict[int, Triplet]:
@@ -133,7 +133,7 @@ class TripletSearch:
         if len(self.folds) < 2:
             raise ValueError("a nested estimate needs images of two folds at least")
         others = self.totals.sum(axis=0) - self.totals
-        return [_best(total / (self.images.sum() - own)) for total, own in zip(others, self.images, strict=True)]
+        return [first_best(total / (self.images.sum() - own)) for total, own in zip(others, self.images, strict=True)]
 
 
 def search(
@@ -211,6 +211,6 @@ def _scores(grid: _Grid, predicted: Pixels, intersection: Pixels, truth: Pixels,
     return metrics.scores(counts.reshape(-1, 1, 3))[metric].reshape(inside.shape)
 
 
-def _best(curve: NDArray[np.float64]) -> int:
+def first_best(curve: NDArray[np.float64]) -> int:
     """Place of the highest score; of equals (but for rounding) the first."""
     return int(np.argmax(curve >= curve.max() - ROUNDING))
