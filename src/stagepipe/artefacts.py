@@ -9,10 +9,8 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stagepipe.errors import ArtefactError
+from stagepipe.storage import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,46 +45,6 @@ class Provenance:
     seed: int = 0
 
 
-@contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; at success flush it to disk and rename it, at failure remove it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes files private; artefacts follow the user's umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(source: Path | str, target: Path | str) -> None:
-    """Make `source` appear whole at `target` too, without a second copy on disk where the file system can."""
-    with atomic(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # ------------------------------------------------------------------------------------------------------------- checksum
 
 
@@ -93,7 +52,8 @@ def _digits(path: Path) -> int:
     """Position of the checksum's digits in the file's own metadata; ArtefactError if there are none."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        if file.read(4) == b"PAR1":  # Parquet: the metadata, its length and PAR1 end the file
+        table = file.read(4) == b"PAR1"
+        if table:  # Parquet: the metadata, its length and PAR1 end the file
             file.seek(max(0, size - 8))
             length = min(int.from_bytes(file.read(4), "little"), max(0, size - 8))
             start = max(0, size - 8 - length)
@@ -101,7 +61,9 @@ def _digits(path: Path) -> int:
             file.seek(0)
             start, length = 8, min(int.from_bytes(file.read(8), "little"), size)
         file.seek(start)
-        position = file.read(length).find(MARK)
+        described = file.read(length)
+    # Before it, Parquet's metadata has the least and the greatest value of each column, which can hold anything.
+    position = described.rfind(MARK) if table else described.find(MARK)
     if position < 0:
         raise ArtefactError(f"{path}: holds no checksum of its own (damaged); delete it and run again")
     return start + position + len(MARK)
@@ -132,8 +94,9 @@ def _seal(path: Path) -> None:
 def verify(path: Path | str) -> str:
     """Return the checksum of an artefact; ArtefactError names the file if a single bit of it has changed."""
     path = Path(path)
-    if not path.exists():
-        raise ArtefactError(f"{path}: is missing; run snakemake again to make it")
+    if not os.path.isfile(path):
+        fault = "is no file; remove it" if os.path.exists(path) else "is missing; run snakemake again to make it"
+        raise ArtefactError(f"{path}: {fault}")
     digits = _digits(path)
     with path.open("rb") as file:
         file.seek(digits)
@@ -166,10 +129,10 @@ def metadata(path: Path | str) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             with path.open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+                header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size)))
             return json.loads(header["__metadata__"]["stagepipe"])
         return json.loads(pq.read_metadata(path).metadata[b"stagepipe"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ArtefactError(f"{path}: holds no readable provenance ({error}); delete it and run again") from error
 
 
@@ -182,12 +145,15 @@ class TableWriter:
     def __init__(self, path: Path | str, schema: pa.Schema, provenance: Provenance | None = None) -> None:
         self._schema = schema
         self._provenance = provenance or Provenance()
-        self._atomic = atomic(path)
+        self._path = path
 
     def __enter__(self) -> Self:
-        self._temporary = self._atomic.__enter__()
-        # Without the Arrow schema the metadata stands in the file once, which the checksum needs.
-        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", store_schema=False)
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic(self._path))
+            # Without the Arrow schema the metadata stands in the file once, which the checksum needs.
+            self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", store_schema=False)
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
         return self
 
     def write(self, rows: pa.RecordBatch | pa.Table) -> None:
@@ -195,14 +161,22 @@ class TableWriter:
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
         self._writer.write_table(table.cast(self._schema), row_group_size=max(1, table.num_rows))
 
+    def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            # What was written is thrown away; on a full disk its end can't be written either.
+            with suppress(OSError):
+                self._writer.close()
+            return
+        self._writer.add_key_value_metadata(_described(self._provenance))
+        self._writer.close()
+        _seal(self._temporary)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.add_key_value_metadata(_described(self._provenance))
-        self._writer.close()
-        if kind is None:
-            _seal(self._temporary)
-        self._atomic.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
 
 
 def write_table(
@@ -230,7 +204,10 @@ def iterate_table(path: Path | str, columns: Sequence[str] | None = None) -> Ite
 
 def _open_table(path: Path | str, columns: Sequence[str] | None) -> pq.ParquetFile:
     verify(path)
-    file = pq.ParquetFile(path)
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtefactError(f"{path}: is no Parquet table ({error}); delete it and run again") from error
     missing = set(columns or ()) - set(file.schema_arrow.names)
     if missing:
         raise ArtefactError(f"{path}: lacks the columns {sorted(missing)}; delete it and run again")
@@ -258,15 +235,42 @@ def save_weights(
 
 def load_weights(path: Path | str, member: str) -> dict[str, "Tensor"]:
     """Read one member's verified weights; ArtefactError names a damaged file or the members it does hold."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     verify(path)
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        weights = {
-            name.removeprefix(f"{member}/"): file.get_tensor(name) for name in names if name.startswith(f"{member}/")
-        }
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            weights = {
+                name.removeprefix(f"{member}/"): file.get_tensor(name)
+                for name in names
+                if name.startswith(f"{member}/")
+            }
+    except SafetensorError as error:
+        raise ArtefactError(f"{path}: is no safetensors file ({error}); delete it and run again") from error
     if not weights:
         held = sorted({name.split("/")[0] for name in names})
         raise ArtefactError(f"{path}: holds no member {member!r}, only {held}; delete it and run again")
     return weights
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a small JSON file that a job has written; ArtefactError if there is none or it is damaged."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path}: is missing; run snakemake again to make it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path}: is not readable JSON ({error}); delete it and run again") from error
+    if not isinstance(found, dict):
+        raise ArtefactError(f"{path}: holds {type(found).__name__}, not keys and values; delete it and run again")
+    return found
+
+
+def is_share(value: object) -> bool:
+    """Whether a value read from JSON is a number from 0 to 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

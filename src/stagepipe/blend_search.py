@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stagepipe import ensemble, triplets
-from stagepipe.artefacts import Provenance, atomic, write_table
+from stagepipe.artefacts import Provenance, write_table
 from stagepipe.binarise import GRID, LEVELS
 from stagepipe.data.labels import label_reader
 from stagepipe.errors import ArtefactError
@@ -29,6 +29,7 @@ from stagepipe.probabilities import STEPS, lowest_above
 from stagepipe.recipe.model import Submission
 from stagepipe.recipe.submission_parts import SearchBlendPart
 from stagepipe.scores import folds_by_id
+from stagepipe.storage import atomic
 from stagepipe.triplets import Triplet, first_best
 
 LOG = logging.getLogger(__name__)

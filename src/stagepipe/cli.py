@@ -98,8 +98,8 @@ def _check(arguments: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> list[str]:
-    from stagepipe.artefacts import atomic
     from stagepipe.evaluate import evaluate
+    from stagepipe.storage import atomic
 
     size = arguments.images or tuple(arguments.size)
     if arguments.size and min(arguments.size) < 1:
@@ -119,7 +119,7 @@ def _schema(arguments: argparse.Namespace) -> list[str]:
     if arguments.output is None:
         sys.stdout.write(text)
         return []
-    from stagepipe.artefacts import atomic
+    from stagepipe.storage import atomic
 
     with atomic(arguments.output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagepipe.artefacts import atomic
+from stagepipe.storage import atomic
 
 PACKAGE = Path(__file__).parent
 LEFT_OUT = ("stagepipe.recipe", "stagepipe.errors", "stagepipe.script")

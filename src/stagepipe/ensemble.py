@@ -1,7 +1,6 @@
 """Weighted averages of probability tables, streamed."""
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stagepipe.artefacts import Provenance
+from stagepipe.artefacts import Provenance, is_share, read_json
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import HAIR, STEPS, ProbabilityWriter, iterate
 from stagepipe.recipe.averages import EnsemblePart
@@ -151,8 +150,11 @@ def by_run(tables: Sequence[Path], runs: int) -> list[list[Path]]:
 
 
 def read_shares(path: Path) -> list[float]:
-    """The shares that a search has found (blend_search.write), in the order of its runs."""
-    return list(json.loads(path.read_text(encoding="utf-8"))["shares"].values())
+    """The shares that a search has found (blend_search.write), in the order of its runs; ArtefactError if damaged."""
+    shares = read_json(path).get("shares")
+    if not isinstance(shares, dict) or not all(is_share(share) for share in shares.values()):
+        raise ArtefactError(f"{path}: holds no shares from 0 to 1 (found {shares!r}); delete it and run again")
+    return list(shares.values())
 
 
 def write(path: Path | str, maps: Iterator[tuple[str, Map]], provenance: Provenance | None = None) -> None:

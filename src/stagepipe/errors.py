@@ -4,6 +4,11 @@
 class StagepipeError(Exception):
     """Base of all errors that are the input's fault, not the program's."""
 
+    def __init__(self, message: str) -> None:
+        # It quotes the input, in which control characters could steer a terminal and lone surrogates end a log.
+        lines = str(message).split("\n")
+        super().__init__("\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines))
+
 
 class RecipeError(StagepipeError):
     """The recipe is wrong; the message lists every fault."""
@@ -23,3 +28,7 @@ class TrainingError(StagepipeError):
 
 class BusyError(StagepipeError):
     """Another process is at the same work."""
+
+
+class StorageError(StagepipeError):
+    """A file can't be written or read: the disk is full or read-only, or the user lacks the permission."""

@@ -12,14 +12,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stagepipe import binarise, postprocess, submission
-from stagepipe.artefacts import Provenance, atomic, read_table, write_table
+from stagepipe.artefacts import Provenance, is_share, read_json, read_table, write_table
 from stagepipe.binarise import Rule
 from stagepipe.data.labels import label_reader, resized
+from stagepipe.errors import ArtefactError
 from stagepipe.postprocess.jigsaw.tables import applied, effect_rows, read_replacements
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.model import Emptiness, Submission
 from stagepipe.recipe.submission_parts import BinarisePart, SubmitPart
 from stagepipe.scores import cases, folds_by_id
+from stagepipe.storage import atomic
 from stagepipe.tables import THRESHOLDS
 from stagepipe.triplets import Triplet, expand
 
@@ -180,8 +182,21 @@ def submit(part: SubmitPart, sources: Sources, threshold: Path, rows: Path | Non
 
 
 def chosen_threshold(path: Path) -> Rule:
-    """The threshold or triplet that `fix_threshold` has written; None for several classes."""
-    return read_rule(json.loads(path.read_text(encoding="utf-8"))["chosen"])
+    """The threshold or triplet that `fix_threshold` has written; None for several classes. ArtefactError if damaged."""
+    chosen = read_json(path).get("chosen", "nothing")
+    if not _is_rule(chosen):
+        raise ArtefactError(f"{path}: {chosen!r} is no threshold or triplet; delete it and run again")
+    return read_rule(chosen)
+
+
+def _is_rule(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None or is_share(value)
+    if value.keys() != {"top", "area", "bottom", "size"} or not isinstance(value["area"], int):
+        return False
+    size = value["size"]
+    sized = size is None or (isinstance(size, list) and len(size) == 2 and all(isinstance(edge, int) for edge in size))
+    return sized and is_share(value["top"]) and is_share(value["bottom"])
 
 
 def read_rule(value: float | dict[str, Any] | None) -> Rule:

@@ -10,12 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stagepipe import metrics
-from stagepipe.artefacts import atomic, read_table
+from stagepipe.artefacts import read_table
 from stagepipe.binarise import apply as binarise
 from stagepipe.data.labels import label_reader
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.parts import ScorePart
+from stagepipe.storage import atomic
 from stagepipe.tables import CASES
 
 Mask = NDArray[np.uint8]

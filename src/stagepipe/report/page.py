@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stagepipe import artefacts
 from stagepipe.report import blend, figures, jigsaw, mosaics, plots, sections, triplets
 from stagepipe.report.collect import MOSAICS_PICTURE, PICTURES, Collected, ReportInputs, collect
 from stagepipe.report.markup import text
@@ -16,6 +15,7 @@ from stagepipe.report.provenance import provenance
 from stagepipe.report.style import CSS, DPI, rendered, styled
 from stagepipe.report.summaries import headline_run, mean_score, words
 from stagepipe.scores import ALL_EMPTY
+from stagepipe.storage import atomic
 
 CONTENTS = {
     "headline": "Scores at a glance",
@@ -47,9 +47,9 @@ def write(inputs: ReportInputs, html: Path, pictures: Path) -> None:
     assembled = mosaics.show(inputs, found)
     drawn = draw(found, shown, histogram, assembled)
     for name, picture in drawn.items():
-        with artefacts.atomic(pictures / name) as temporary:
+        with atomic(pictures / name) as temporary:
             temporary.write_bytes(picture)
-    with artefacts.atomic(html) as temporary:
+    with atomic(html) as temporary:
         temporary.write_text(page(inputs, found, shown, assembled, drawn), encoding="utf-8")
 
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -75,11 +77,15 @@ def panels(
 
 def rendered(figure: "Figure", dpi: int = DPI) -> bytes:
     """The figure as a small PNG that depends on nothing but what it shows (no date, no version)."""
-    from PIL.Image import open as open_image
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL.Image import fromarray
 
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return png(open_image(buffer).convert("RGB"))
+    # `savefig` would draw it twice, once for the layout alone, and write a PNG only to read it again.
+    figure.set_dpi(dpi)
+    figure.set_facecolor("white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return png(fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
 def png(image: "Image") -> bytes:
@@ -87,7 +93,7 @@ def png(image: "Image") -> bytes:
     from PIL.Image import Dither, Quantize
 
     buffer = BytesIO()
-    image.quantize(256, method=Quantize.MEDIANCUT, dither=Dither.NONE).save(buffer, "PNG", optimize=True)
+    image.quantize(256, method=Quantize.MEDIANCUT, dither=Dither.NONE).save(buffer, "PNG")
     return buffer.getvalue()
 
 
