@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stagepipe import runtime
+from stagepipe.distributed import Ranks
 from stagepipe.errors import StagepipeError
 from stagepipe.recipe.model import Runtime
 from stagepipe.runtime import Machine, configure
@@ -47,6 +48,14 @@ def test_workers_follow_from_the_cores_of_the_allocation(cores, on_a_cpu, on_a_g
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert on_cpu().workers == on_a_cpu
     assert runtime._workers(torch.device("cuda")) == on_a_gpu
+
+
+@pytest.mark.parametrize(("ranks", "on_a_cpu", "on_a_gpu"), [(2, 1, 7), (4, 1, 3), (16, 0, 1)])
+def test_processes_that_train_together_divide_the_cores(ranks, on_a_cpu, on_a_gpu, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    machine = configure(Runtime(device="cpu"), threads=1, ranks=Ranks(0, ranks))
+    assert (machine.workers, machine.ranks) == (on_a_cpu, Ranks(0, ranks))
+    assert runtime._workers(torch.device("cuda"), ranks) == on_a_gpu
 
 
 @pytest.mark.parametrize(

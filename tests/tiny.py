@@ -17,6 +17,7 @@ from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import synthetic
 from stagepipe.data.ingest import ingest
 from stagepipe.data.store import PixelStore
+from stagepipe.distributed import Ranks
 from stagepipe.networks import Geometry, SegmentationNetwork
 from stagepipe.networks.inputs import InputChannels
 from stagepipe.recipe.model import Dataset, Folds, Network, Normalise, Phase, Runtime, Synthetic
@@ -103,9 +104,9 @@ def part(fold: str = "0", seed: int = 0, classes: tuple[str, ...] = ("salt",), *
     )
 
 
-def machine(workers: int = 0, precision: str = "fp32") -> Machine:
+def machine(workers: int = 0, precision: str = "fp32", ranks: Ranks | None = None) -> Machine:
     """One thread of the CPU."""
-    return configure(Runtime(device="cpu", precision=precision, compile=False, workers=workers), threads=1)
+    return configure(Runtime(device="cpu", precision=precision, compile=False, workers=workers), 1, ranks)
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,20 @@ class Trained:
         return [(row["lr"], row["loss"], row["score"]) for row in self.history]
 
 
-def train(folder: Path, data: Data, of: TrainPart, workers: int = 0, origin: Path | None = None) -> Trained:
+def train(
+    folder: Path,
+    data: Data,
+    of: TrainPart,
+    workers: int = 0,
+    origin: Path | None = None,
+    ranks: Ranks | None = None,
+) -> Trained:
     """Train a phase (or go on with it) in a folder."""
     done = Trained(folder)
     inputs = TrainInputs(data.samples, data.pixels, data.folds, data.pseudolabels, origin)
     outputs = TrainOutputs(done.weights, folder / "history.parquet")
-    training.train(of, inputs, outputs, done.state, machine(workers), Provenance(part=of.fingerprint(), seed=of.seed))
+    provenance = Provenance(part=of.fingerprint(), seed=of.seed)
+    training.train(of, inputs, outputs, done.state, machine(workers, ranks=ranks), provenance)
     return done
 
 

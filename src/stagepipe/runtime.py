@@ -3,12 +3,13 @@
 import ctypes
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import torch
 
+from stagepipe.distributed import Ranks
 from stagepipe.errors import StagepipeError
 from stagepipe.recipe.model import Runtime
 
@@ -24,6 +25,8 @@ class Machine:
     bf16: bool
     compile: bool
     workers: int
+    ranks: Ranks = field(default_factory=Ranks)
+    """this process and the others that train the same network, each with a device of its own"""
 
     def autocast(self) -> AbstractContextManager[object]:
         """bfloat16 autocast where it is used, else nothing."""
@@ -34,11 +37,13 @@ class Machine:
         return tensor.to(self.device, non_blocking=True)
 
 
-def configure(runtime: Runtime, threads: int) -> Machine:
+def configure(runtime: Runtime, threads: int, ranks: Ranks | None = None) -> Machine:
     """Set the process's threads and kernels once and return the machine.
 
-    `threads` are for torch and for OpenCV alike. StagepipeError if CUDA is asked for and absent.
+    `threads` are for torch and for OpenCV alike. Of several `ranks` each gets the device of its number. StagepipeError
+    if CUDA is asked for and absent.
     """
+    ranks = ranks or Ranks()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     cuda = torch.cuda.is_available()
@@ -46,6 +51,8 @@ def configure(runtime: Runtime, threads: int) -> Machine:
         raise StagepipeError("runtime.device: cuda is not available here; write auto or cpu")
     device = torch.device("cuda" if cuda and runtime.device != "cpu" else "cpu")
     if device.type == "cuda":
+        device = torch.device("cuda", ranks.rank)
+        torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not runtime.deterministic
         torch.set_float32_matmul_precision("high")
         if runtime.deterministic:
@@ -56,8 +63,10 @@ def configure(runtime: Runtime, threads: int) -> Machine:
     return Machine(
         device=device,
         bf16=_multiplies_bf16(device) if runtime.precision == "auto" else runtime.precision == "bf16",
-        compile=device.type == "cuda" if runtime.compile == "auto" else runtime.compile,
-        workers=_workers(device) if runtime.workers == "auto" else runtime.workers,
+        # Batch normalisation over several devices ends a compiled graph at every layer.
+        compile=device.type == "cuda" and ranks.count == 1 if runtime.compile == "auto" else runtime.compile,
+        workers=_workers(device, ranks.count) if runtime.workers == "auto" else runtime.workers,
+        ranks=ranks,
     )
 
 
@@ -85,9 +94,10 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _workers(device: torch.device) -> int:
-    """Processes that augment: one core in two where the CPU also trains, up to eight where a GPU does."""
-    cores = len(os.sched_getaffinity(0))
+def _workers(device: torch.device, ranks: int = 1) -> int:
+    """Processes that augment for one of several ranks: one core in two where the CPU also trains, up to eight where a
+    GPU does."""
+    cores = len(os.sched_getaffinity(0)) // ranks
     if device.type == "cuda":
         return max(1, min(8, cores - 1))
     return 1 if cores > 1 else 0

@@ -1,20 +1,24 @@
 """What every script of workflow/scripts shares: arguments, log, checked inputs and the provenance of its outputs."""
 
 import argparse
+import atexit
 import hashlib
 import json
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from stagepipe import launch, storage
 from stagepipe.artefacts import Provenance, metadata, verify
 from stagepipe.errors import ArtefactError, RecipeError, StagepipeError
+from stagepipe.locks import held
 from stagepipe.recipe.explain import explain
 from stagepipe.recipe.model import Runtime
 from stagepipe.recipe.part import Part
@@ -33,6 +37,8 @@ class Job:
     paths: dict[str, list[Path]]
     """files by the name of their option"""
     threads: int
+    gpus: int
+    """devices that one training uses"""
     runtime: Runtime
     provenance: Provenance
     state: Path
@@ -49,19 +55,23 @@ class Job:
         return self.path(name) if self.paths[name] else None
 
 
-def start(description: str, kind: type[Part], inputs: list[str], outputs: list[str]) -> Job:
+def start(description: str, kind: type[Part], inputs: list[str], outputs: list[str], alone: bool = True) -> Job:
     """Parse the command line of a script: a part of the recipe, and named input and output files.
 
     Every input artefact must be whole, and made by the part of the recipe that --expect names for it: ArtefactError
     says which is not. Errors of the input end the process with one message, on the terminal and in the log.
+
+    `alone`: wait for a process that does the same work already (its driver may have died), and end if it has done it
+    all. A script that is not `alone` sees to that itself.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--part", default="{}", help=f"{kind.__name__} as JSON")
     parser.add_argument("--log", type=Path, help="file for progress and errors, besides the terminal")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gpus", type=int, default=1, help="devices that a training uses")
     parser.add_argument("--runtime", default="{}", help="Runtime as JSON")
     parser.add_argument("--code", default="", help="fingerprint of the code")
-    parser.add_argument("--state", type=Path, default=Path("state"), help="folder for the state of interrupted work")
+    parser.add_argument("--state", type=Path, help="folder for the state of interrupted work")
     parser.add_argument("--resume", default="", help="fingerprint of the only code whose interrupted work may go on")
     parser.add_argument("--expect", default="{}", help="JSON: input file -> how the fingerprint of its part begins")
     for name in [*inputs, *outputs]:
@@ -76,8 +86,31 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     checksums = _check_inputs([path for name in inputs for path in paths[name]], json.loads(arguments.expect))
     provenance = Provenance(part.fingerprint(), checksums, arguments.code, getattr(part, "seed", 0))
     identity = json.dumps([provenance.part, checksums, *filter(None, [arguments.resume])], sort_keys=True)
-    state = arguments.state / hashlib.sha256(identity.encode()).hexdigest()[:20]
-    return Job(part, paths, arguments.threads, runtime, provenance, state)
+    state = (arguments.state or Path("state")) / hashlib.sha256(identity.encode()).hexdigest()[:20]
+    work = Job(part, paths, arguments.threads, arguments.gpus, runtime, provenance, state)
+    if alone and arguments.state:
+        _work_alone(work, [path for name in outputs for path in paths[name]])
+    return work
+
+
+def _work_alone(work: Job, outputs: list[Path]) -> None:
+    """Hold the job's state folder until this process ends; end it now if the holder before has made all outputs."""
+    stack = ExitStack()
+    waited = stack.enter_context(held(work.state))
+    atexit.register(stack.close)
+    if waited and all(path.suffix in SEALED and _made(path, work.provenance) for path in outputs):
+        LOG.info("it has made all that this job was to make")
+        sys.exit(0)
+
+
+def _made(path: Path, provenance: Provenance) -> bool:
+    """Whether an artefact of the same origin is there and whole."""
+    try:
+        verify(path)
+        found = metadata(path)
+    except ArtefactError:
+        return False
+    return found | asdict(provenance) == found
 
 
 def _parsed(kind: type[Parsed], text: str, option: str) -> Parsed:
@@ -102,21 +135,40 @@ def _check_inputs(paths: list[Path], expected: dict[str, str]) -> dict[str, str]
     return checksums
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that is no reason to fail: on a full disk the work itself says so, on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _log_to(path: Path | None) -> None:
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    sys.excepthook = _log_error
+    terminal = logging.StreamHandler(sys.stderr)
+    mine = launch.place()
+    # Of several processes of one training the first tells what they all do.
+    level, who = (logging.WARNING, f"process {mine.rank + 1}: ") if mine and mine.rank else (logging.INFO, "")
+    logging.basicConfig(level=level, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S", handlers=[terminal])
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+        with storage.explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if mine is None:
+                path.write_bytes(b"")
+            # To its end, wherever that is by now: the processes of one training share it.
+            file = _LogFile(path, mode="a", encoding="utf-8")
+        file.setFormatter(terminal.formatter)
+        logging.getLogger().addHandler(file)
     logging.captureWarnings(True)
     # It tells at every bar chart how it reads words.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    sys.excepthook = _log_error
 
 
 def _log_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A user's error is its message; a program's error keeps its trace."""
+    """An error of the user, the disk or its permissions is its message; a program's error keeps its trace."""
     if issubclass(kind, StagepipeError):
         LOG.error("%s", error)
+    elif message := storage.fault(error):
+        LOG.error("%s", message)
     else:
         LOG.error("%s", str(error) or kind.__name__, exc_info=(kind, error, trace))

@@ -9,10 +9,11 @@ ends with the bits of one that was never stopped.
 
 import logging
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,26 @@ import torch
 from tqdm import tqdm
 
 from stagepipe import optimizers, schedules, seeding
-from stagepipe.artefacts import Provenance, publish, read_table, save_weights, write_table
+from stagepipe.artefacts import Provenance, read_table, save_weights, write_table
 from stagepipe.augment import Augmentation
 from stagepipe.data.store import PixelStore
-from stagepipe.data.training import EpochOrders, TrainingSamples, batches, select
+from stagepipe.data.training import TrainingSamples, batches, select
+from stagepipe.distributed import Replica, SharedOrders
 from stagepipe.errors import TrainingError
+from stagepipe.launch import INTERRUPTED
+from stagepipe.locks import held
 from stagepipe.losses import total_loss
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
+from stagepipe.slurm import queue_again
+from stagepipe.storage import publish
 from stagepipe.training_average import estimate_statistics, mean_weights
 from stagepipe.training_progress import Progress, StopSignal
 from stagepipe.training_start import starting_network
-from stagepipe.training_state import TrainingState, Weights, held
+from stagepipe.training_state import SharedState, TrainingState, Weights
 from stagepipe.training_validation import Validation, Validator
 
 LOG = logging.getLogger(__name__)
-INTERRUPTED = 75
-"""Exit status after a signal, once progress is saved (EX_TEMPFAIL: run again)."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 images [B, H, W, K] and masks [B, H, W]"""
 
@@ -76,11 +80,18 @@ def train(
 
     `state_folder` keeps progress between attempts; it must be another one for whatever trains differently.
     TrainingError names phase, epoch, batch and learning rate of a loss that is not a number, and a phase that has no
-    weights to start from. Exits with status 75 after SIGTERM or SIGUSR1, when progress is saved.
+    weights to start from. Exits with status 75 after SIGTERM or SIGUSR1, when progress is saved; SIGUSR1 says that the
+    job's time is nearly over, so SLURM is asked to queue it again.
+
+    Of several `machine.ranks` all but the first end with SystemExit when all epochs are done; whoever started them has
+    to hold the state folder.
     """
-    with held(state_folder):
-        state = TrainingState(state_folder)
-        if not state.finished():
+    ranks = machine.ranks
+    with held(state_folder) if ranks.count == 1 else nullcontext():
+        state = TrainingState(state_folder) if ranks.first else SharedState(state_folder)
+        if state.finished():
+            ranks.part()
+        else:
             trainer = Trainer(part, inputs, state, machine)
             members = trainer.run()
             write_table(state.history, trainer.progress.table(part), provenance)
@@ -96,6 +107,7 @@ class Trainer:
 
     def __init__(self, part: TrainPart, inputs: TrainInputs, state: TrainingState, machine: Machine) -> None:
         self.part, self.phase, self.machine, self.state = part, part.phase, machine, state
+        self.ranks = machine.ranks
         self.key = (part.seed, part.stage, part.run, part.phase.name, part.fold)
         samples = read_table(inputs.samples)
         self.store = PixelStore(inputs.pixels, samples)
@@ -104,12 +116,14 @@ class Trainer:
         self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
         empty = np.array([item.foreground == 0 for item in selection.training])
         epochs = self.phase.epochs * self.phase.cycles
-        self.orders = EpochOrders(self.phase.sampler, empty, self.phase.batch, self.key, epochs)
+        self.orders = SharedOrders(self.phase.sampler, empty, self.phase.batch, self.key, epochs, self.ranks)
         self.network = starting_network(part, self.key, inputs.origin, machine.device)
         self.network.check_heads(self.phase.deep_supervision)
         self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = (
             torch.compile(self.network.heads) if machine.compile else self.network.heads
         )
+        # The same in one process; of several each has its own rows of every batch.
+        self.replica = Replica(self.ranks, self.network, self.forward, ["logits", *self.phase.deep_supervision])
         self.optimizer = optimizers.build(self.phase, self.network)
         self.progress = Progress()
 
@@ -127,6 +141,7 @@ class Trainer:
         try:
             while not self._finished():
                 self._train_cycle(self.progress.epoch // self.phase.epochs, stop)
+            self.ranks.part()
             return self._members(stop)
         finally:
             stop.restore()
@@ -159,13 +174,13 @@ class Trainer:
         first_step = progress.step
         for step in self._bar(range(first_step, steps), f"epoch {progress.epoch + 1}"):
             losses[step] = self.train_step(data, step, self._rate(step))
-            if stop.received and self._ends_group(step):
+            if self._ends_group(step) and (asked := self.ranks.agreed(stop.received)):
                 self._check(losses, first_step, step + 1)
                 progress.step = step + 1
                 progress.loss_sum += float(losses[first_step : step + 1].double().sum())
                 progress.seconds += time.monotonic() - began
                 self._save()
-                self._leave(stop)
+                self._leave(asked)
         self._check(losses, first_step, steps)
         loss = (progress.loss_sum + float(losses[first_step:].double().sum())) / steps
         found = self.validate()
@@ -184,11 +199,14 @@ class Trainer:
         phase = self.phase
         images, masks = (self.machine.to_device(tensor) for tensor in next(data))
         # Dropout is the only draw on the device; its seed is the batch's own.
-        torch.manual_seed(seeding.key("step", *self.key, self.progress.epoch, step))
-        with self.machine.autocast():
-            heads = self.forward(images)
-        loss = self._loss(heads, self._target(masks))
-        (loss / self._group_size(step)).backward()
+        torch.manual_seed(seeding.key("step", *self.key, self.progress.epoch, step, *self.ranks.key))
+        size = self.orders.batch_size(self.progress.epoch)
+        with self.replica.accumulating(self._ends_group(step)):
+            with self.machine.autocast():
+                heads = self.replica(images)
+            whole = {name: self.ranks.gathered(head, size) for name, head in heads.items()}
+            loss = self._loss(whole, self._target(self.ranks.gathered(masks, size)))
+            self.replica.backward(loss, self._group_size(step))
         if self._ends_group(step):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_ratio"]
@@ -270,7 +288,7 @@ class Trainer:
         with closing(self._batches((epoch, 0), epoch + 1)) as data:
             for step in self._bar(range(self.orders.steps(epoch)), "mean weights"):
                 if stop.received:
-                    self._leave(stop)
+                    self._leave(stop.received)
                 torch.manual_seed(seeding.key("step", *self.key, epoch, step))
                 yield self.machine.to_device(next(data)[0])
 
@@ -292,8 +310,12 @@ class Trainer:
             self.progress = progress
             LOG.info("resuming, %s", self._position())
 
-    def _leave(self, stop: StopSignal) -> None:
-        LOG.warning("%s: progress is saved, %s", stop.name, self._position())
+    def _leave(self, number: int) -> None:
+        """End the process for that signal."""
+        self.ranks.part(INTERRUPTED)
+        LOG.warning("%s: progress is saved, %s", signal.Signals(number).name, self._position())
+        if number == signal.SIGUSR1:
+            queue_again()
         raise SystemExit(INTERRUPTED)
 
     def _position(self) -> str:
@@ -304,4 +326,6 @@ class Trainer:
     def _bar(self, steps: range, doing: str) -> Any:
         last = f" {self.validator.describe(Validation(self.progress.history[-1][3]))}" if self.progress.history else ""
         label = f"{self.part.stage}/{self.part.run}/{self.phase.name} fold {self.part.fold} {doing}{last}"
-        return tqdm(steps, desc=label, unit="batch", leave=False, disable=not sys.stderr.isatty())
+        return tqdm(
+            steps, desc=label, unit="batch", leave=False, disable=not (self.ranks.first and sys.stderr.isatty())
+        )

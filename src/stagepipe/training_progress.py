@@ -79,11 +79,6 @@ class StopSignal:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
 
-    @property
-    def name(self) -> str:
-        """Name of the signal."""
-        return signal.Signals(self.received).name
-
     def restore(self) -> None:
         """Put back the handlers from before."""
         for number, handler in self._before.items():

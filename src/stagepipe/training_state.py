@@ -5,47 +5,26 @@ member. Files are written before the progress that names them and removed after,
 that is whole.
 """
 
-import fcntl
 import hashlib
 import io
 import logging
-import os
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from stagepipe.artefacts import atomic, load_weights, save_weights, verify
+from stagepipe.artefacts import load_weights, save_weights, verify
 from stagepipe.errors import ArtefactError, TrainingError
 from stagepipe.recipe.model import Phase
+from stagepipe.storage import atomic
 from stagepipe.training_progress import Progress
 
 LOG = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the folder alone; wait for a process that outlived its driver and still trains there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as lock:
-        try:
-            # A record lock, not flock: loader workers would inherit that one and hold it after a killed trainer's end.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            LOG.warning("%s: %s still trains here; waiting for it to end", folder, lock.read().strip())
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        yield
 
 
 class TrainingState:
@@ -66,14 +45,21 @@ class TrainingState:
             temporary.write_bytes(hashlib.sha256(buffer.getbuffer()).digest() + buffer.getbuffer())
 
     def load(self) -> dict[str, Any] | None:
-        """The saved progress; None, with a warning if it is damaged, where training starts from the beginning."""
+        """The saved progress; None, with a warning if it is damaged, where training starts from the beginning.
+
+        TrainingError if it is whole but something else than `save` writes, such as a pickle of objects.
+        """
         if not self._progress.exists():
             return None
         content = self._progress.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             LOG.warning("%s: is damaged; training starts from the beginning", self._progress)
             return None
-        return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+        try:
+            return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+        # torch's own unpickler ends in whatever the bytes lead it to.
+        except (UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise TrainingError(f"{self._progress}: holds no progress of a training; delete {self.folder}") from error
 
     def save_progress(self, progress: Progress, module: nn.Module, optimizer: Optimizer) -> None:
         """Save where training goes on; weights that are or may become a member are files of their own."""
@@ -144,8 +130,23 @@ class TrainingState:
         """Remove the weights of all other epochs, and what a kill left half-written."""
         keep = {self._path(epoch) for epoch in kept}
         for path in self.folder.iterdir():
-            if path.suffix == ".part" or (path.name.startswith("epoch_") and path not in keep):
+            if path.suffix == ".part":
+                shutil.rmtree(path)
+            elif path.name.startswith("epoch_") and path not in keep:
                 path.unlink()
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:05d}.safetensors"
+
+
+class SharedState(TrainingState):
+    """The state as those of several ranks have it that leave writing to the first."""
+
+    def save_progress(self, progress: Progress, module: nn.Module, optimizer: Optimizer) -> None:
+        """Nothing."""
+
+    def save_epoch(self, epoch: int, weights: Weights) -> None:
+        """Nothing."""
+
+    def prune(self, kept: set[int]) -> None:
+        """Nothing."""

@@ -44,15 +44,18 @@ class Validator:
     ) -> Validation:
         """Score the network, `forward` being its `heads`: a single class at threshold 0.5 or at the triplets."""
         network.eval()
+        ranks = self.machine.ranks
         counts, pixels = [], []
-        for rows, images in same_size_batches(self.store, self.rows, lambda *_: self.part.phase.batch):
+        own = ranks.own(ranks.padded(self.rows))
+        for rows, images in same_size_batches(self.store, own, lambda *_: -(-self.part.phase.batch // ranks.count)):
             masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
             with self.machine.autocast():
                 logits = forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
             maps = network.geometry.undo(probabilities(logits), *masks.shape[1:])
             counts.append(self._count(maps, self.machine.to_device(masks)))
             pixels += [masks[0].numel()] * len(rows)
-        return self._score(torch.cat(counts).cpu().numpy(), np.array(pixels, np.int64))
+        found, sizes = (ranks.gathered(own, len(self.rows)) for own in (torch.cat(counts), torch.tensor(pixels)))
+        return self._score(found.cpu().numpy(), sizes.numpy())
 
     def _count(self, maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.triplets:

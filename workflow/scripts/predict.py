@@ -1,6 +1,7 @@
 """Predict the out-of-fold and test images with all members of one run and fold."""
 
 from stagepipe import script
+from stagepipe.devices import claimed
 from stagepipe.recipe.parts import PredictPart
 
 
@@ -11,16 +12,17 @@ def main() -> None:
     from stagepipe.runtime import configure
 
     phases = dict.fromkeys(member.phase for member in work.part.members)
-    predict(
-        work.part,
-        work.path("samples"),
-        work.path("pixels"),
-        work.path("folds"),
-        dict(zip(phases, work.paths["weights"], strict=True)),
-        {"out_of_fold": work.path("out-of-fold"), "test": work.path("test")},
-        configure(work.runtime, work.threads),
-        work.provenance,
-    )
+    with claimed(work.runtime, 1):
+        predict(
+            work.part,
+            work.path("samples"),
+            work.path("pixels"),
+            work.path("folds"),
+            dict(zip(phases, work.paths["weights"], strict=True)),
+            {"out_of_fold": work.path("out-of-fold"), "test": work.path("test")},
+            configure(work.runtime, work.threads),
+            work.provenance,
+        )
 
 
 if __name__ == "__main__":

@@ -121,12 +121,14 @@ class Runtime(Section):
     """How jobs run on this machine. Nothing here is part of the result, so changing it re-runs nothing."""
 
     workers: Natural | Literal["auto"] = "auto"
-    """data loader processes of a training job"""
+    """data loader processes of a training job, for each of its devices"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    jobs_per_gpu: Integer = Field(1, ge=1, le=16)
+    """jobs that may share a GPU; `--resources gpu=N` says how many run in all"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the hardware multiplies it"""
     compile: Flag | Literal["auto"] = "auto"
-    """`auto`: on CUDA"""
+    """`auto`: on CUDA, where one device trains"""
     deterministic: Flag = False
     """on CUDA: slower kernels that give the same bits every time (a CPU always does)"""
 
