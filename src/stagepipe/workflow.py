@@ -2,7 +2,7 @@
 
 Jobs on a cluster read the Snakefile again when they start, perhaps after someone has edited the recipe. So the process
 that plans the run leaves what it read in the environment, which jobs inherit, and a process that finds it there reads
-no recipe file.
+no recipe file. Such jobs outlive a Snakemake that is killed: those that another run has since replaced do nothing.
 """
 
 import fcntl
@@ -10,21 +10,24 @@ import json
 import logging
 import os
 import shlex
+import signal
 import socket
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stagepipe import code
-from stagepipe.artefacts import atomic, metadata
+from stagepipe.artefacts import metadata
 from stagepipe.data.listing import raw_listing
 from stagepipe.errors import ArtefactError, BusyError
 from stagepipe.recipe.graph import artefacts
 from stagepipe.recipe.load import load
 from stagepipe.recipe.model import Recipe
 from stagepipe.recipe.part import Part
+from stagepipe.storage import atomic, forget_the_future
 
 LOG = logging.getLogger(__name__)
 FROZEN = "STAGEPIPE_FROZEN_RECIPE"
@@ -40,6 +43,8 @@ class Plan:
     """CSV files beside the raw images"""
     listing: str
     """SHA-256 over names and sizes of the raw images"""
+    run: str
+    """name of the run of Snakemake that plans it, drawn at random"""
     basedir: Path
     """folder of the Snakefile"""
     parts: dict[str, tuple[str, Part]] = field(default_factory=dict)
@@ -75,8 +80,21 @@ class Plan:
             LOG.warning("%s: this file system has no locks (%s); run the recipe once at a time", self.results, error)
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        forget_the_future(self.results)
+        # Jobs that an earlier run has left in a queue see from this that they are not wanted any more.
+        with atomic(self.results / "run") as temporary:
+            temporary.write_text(self.run, encoding="utf-8")
 
-    def arguments(self, script: str, wildcards: Sequence[str], inputs: Sequence[str], threads: int) -> str:
+    def check_current(self) -> None:
+        """BusyError if another run of the recipe has begun since the one that this process is a job of."""
+        now = self.results / "run"
+        if now.exists() and now.read_text(encoding="utf-8") != self.run:
+            raise BusyError(
+                f"{self.results}: this job was sent by a run of Snakemake that has ended; a later one does its work, "
+                "so it does nothing"
+            )
+
+    def arguments(self, script: str, wildcards: Sequence[str], inputs: Sequence[str], threads: int, gpus: int) -> str:
         """Command line of a script up to the arguments that make its result."""
         # Linux takes no argument of more than 128 KiB, and the shell gets the whole command as one: so no more digits.
         expected = {path: self.parts[path][1].fingerprint()[:16] for path in map(str, inputs) if path in self.parts}
@@ -84,6 +102,7 @@ class Plan:
         fingerprint = code.fingerprint(self.script(script))
         words = {
             "--threads": str(threads),
+            **({"--gpus": str(gpus)} if gpus else {}),
             "--runtime": runtime,
             "--code": fingerprint,
             "--state": str((self.results / "state").joinpath(*wildcards)),
@@ -99,20 +118,32 @@ def jobs_use_this_python() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
+def ignore_time_limit() -> None:
+    """In a job of a cluster, let the warning of its time limit, SIGUSR1, pass by Snakemake to the training it runs.
+
+    SLURM sends it to every process of the job, and it ends a process that does nothing about it.
+    """
+    if FROZEN in os.environ:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def plan(configfiles: Sequence[Path | str], changes: Mapping[str, Any], basedir: Path) -> Plan:
     """Read a recipe and its overlays (none: the built-in one), or what the planning process has frozen."""
     if frozen := os.environ.get(FROZEN):
         kept = json.loads(frozen)
-        made = Plan(Recipe.model_validate(kept["recipe"]), kept["raw_tables"], kept["listing"], basedir)
+        recipe = Recipe.model_validate(kept["recipe"])
+        made = Plan(recipe, kept["raw_tables"], kept["listing"], kept["run"], basedir)
+        made.check_current()
     else:
         first, *overlays = configfiles or [basedir / DEFAULT_RECIPE]
         recipe = load(first, overlays, changes)
         tables, listing = _raw(recipe)
-        made = Plan(recipe, tables, listing, basedir)
+        made = Plan(recipe, tables, listing, uuid.uuid4().hex, basedir)
         kept = {
             "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
             "raw_tables": tables,
             "listing": listing,
+            "run": made.run,
         }
         os.environ[FROZEN] = json.dumps(kept)
     made.parts = {str(made.results / path): (rule, part) for rule, path, part in artefacts(made.recipe, made.listing)}

@@ -1,5 +1,6 @@
 """The recipe, and the functions that turn its parts into inputs and params of rules."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -8,9 +9,15 @@ from snakemake.exceptions import WorkflowError
 from stagepipe.errors import StagepipeError
 from stagepipe.recipe import averages, parts, submission_parts
 from stagepipe.recipe.graph import folds_of
-from stagepipe.workflow import jobs_use_this_python, plan
+from stagepipe.storage import check_writable, explained
+from stagepipe.workflow import ignore_time_limit, jobs_use_this_python, plan
 
+ignore_time_limit()
+# Where Snakemake's log file can't be written, on a full disk, what it says on the terminal must not drown in that.
+logging.raiseExceptions = False
 try:
+    if not workflow.dryrun:
+        check_writable(Path(".snakemake"))
     PLAN = plan(workflow.configfiles, workflow.config_settings.config, Path(workflow.basedir))
 except StagepipeError as error:
     sys.exit(f"\n{error}\n")
@@ -24,7 +31,8 @@ SUBMISSION = "submission.json" if RECIPE.submission.encode == "runs" else "submi
 def hold(plan):
     """One run of a recipe at a time."""
     try:
-        plan.hold()
+        with explained(plan.results / "lock"):
+            plan.hold()
     except StagepipeError as error:
         raise WorkflowError(str(error))
 
@@ -38,11 +46,16 @@ def code(script):
 def job(script):
     """Params: the script's path and the arguments that are not part of its result, and so never a reason to run it again."""
 
-    # A function of `input` and `threads` is what Snakemake leaves out of its comparison.
-    def arguments(wildcards, input, threads):
-        return PLAN.arguments(script, list(wildcards), list(input), threads)
+    # A function of `input`, `threads` and `resources` is what Snakemake leaves out of its comparison.
+    def arguments(wildcards, input, threads, resources):
+        return PLAN.arguments(script, list(wildcards), list(input), threads, resources.get("gpu", 0))
 
     return arguments
+
+
+def by_attempt(amount):
+    """Resources: so much at first, twice as much when a job is tried again, and so on (`retries` of a profile)."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def raw_files(wildcards):

@@ -15,8 +15,8 @@ if RECIPE.dataset.generated:
         conda:
             "../envs/stagepipe.yaml"
         resources:
-            mem_mb=2000,
-            runtime=10,
+            mem_mb=by_attempt(2000),
+            runtime=by_attempt(10),
         params:
             part=synthesise_part,
             job=job("synthesise"),
@@ -42,8 +42,8 @@ rule ingest:
         "../envs/stagepipe.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=ingest_part,
         job=job("ingest"),
@@ -70,8 +70,8 @@ rule split_folds:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         part=folds_part,
         job=job("split_folds"),

@@ -18,8 +18,8 @@ if JIGSAW:
             "../envs/stagepipe.yaml"
         threads: 2
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(60),
         params:
             part=mosaics_part,
             job=job("find_mosaics"),
@@ -45,8 +45,8 @@ if JIGSAW:
         conda:
             "../envs/stagepipe.yaml"
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(60),
         params:
             part=jigsaw_part,
             job=job("apply_jigsaw"),
@@ -74,8 +74,8 @@ if JIGSAW:
         conda:
             "../envs/stagepipe.yaml"
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(60),
         params:
             part=binarise_part,
             job=job("score_jigsaw"),

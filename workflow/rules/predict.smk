@@ -20,8 +20,8 @@ rule predict:
     threads: 4
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=4 * 60,
+        mem_mb=by_attempt(16000),
+        runtime=by_attempt(4 * 60),
     params:
         part=predict_part,
         job=job("predict"),
@@ -45,8 +45,8 @@ rule ensemble:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=ensemble_part,
         job=job("ensemble"),
@@ -73,8 +73,8 @@ rule score:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=score_part,
         job=job("score"),

@@ -15,8 +15,8 @@ rule select_pseudolabels:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=pseudolabels_part,
         job=job("select_pseudolabels"),

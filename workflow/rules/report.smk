@@ -48,8 +48,8 @@ rule report:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=report_part,
         job=job("report"),

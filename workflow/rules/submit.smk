@@ -19,8 +19,8 @@ if RECIPE.submission.blend_search:
         conda:
             "../envs/stagepipe.yaml"
         resources:
-            mem_mb=4000,
-            runtime=4 * 60,
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(4 * 60),
         params:
             part=search_blend_part,
             job=job("search_blend"),
@@ -45,8 +45,8 @@ rule blend:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=blend_part,
         job=job("ensemble"),
@@ -73,8 +73,8 @@ if RECIPE.submission.emptiness:
         conda:
             "../envs/stagepipe.yaml"
         resources:
-            mem_mb=4000,
-            runtime=60,
+            mem_mb=by_attempt(4000),
+            runtime=by_attempt(60),
         params:
             part=emptiness_part,
             job=job("ensemble"),
@@ -103,8 +103,8 @@ rule binarise:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=binarise_part,
         job=job("binarise"),
@@ -135,8 +135,8 @@ rule submit:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(60),
     params:
         part=submit_part,
         job=job("submit"),
@@ -163,8 +163,8 @@ rule collect_scores:
     conda:
         "../envs/stagepipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         job=job("collect_scores"),
     message:

@@ -20,8 +20,10 @@ rule train:
     threads: 4
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=by_attempt(16000),
         runtime=24 * 60,
+        # SLURM warns a training five minutes before its time is over: it saves its state and is queued again.
+        slurm_extra="--signal=USR1@300",
     params:
         part=train_part,
         job=job("train"),
