@@ -21,6 +21,12 @@ def finished(empty, tmp_path_factory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def commands(finished) -> dict[str, str]:
+    """Command line of every job, by the name of its log."""
+    return finished.shell_commands()
+
+
 @pytest.fixture
 def copy(finished, tmp_path) -> Project:
     """A finished project of the test's own."""

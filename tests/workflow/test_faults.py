@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import children, kill, run_job, start, wait_for
 from project import PLAIN, Project, tree
 
 from stagepipe.artefacts import read_table
@@ -21,39 +21,10 @@ TRAINING = "train/stage3/tiny/first/fold_0"
 # ---------------------------------------------------------------------------------------------------------------- kills
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[bytes]:
-    output = (project.folder.parent / "killed.txt").open("wb")
-    words = project.command(*arguments, *PLAIN)
-    return subprocess.Popen(words, cwd=project.folder, env=project.environment(), stdout=output, stderr=output)
-
-
-def children(process: int) -> list[int]:
-    """The process and all that it and its children have started, whatever group or session they are in."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended meanwhile
-                continue
-    found = [process]
-    for parent in found:
-        found += [child for child, above in parents.items() if above == parent]
-    return found
-
-
-def kill(processes: list[int]) -> None:
-    for process in processes:
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
-    while not (log.exists() and text in log.read_text(encoding="utf-8")):
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.005)
+@pytest.fixture
+def said(tmp_path) -> Path:
+    """File for what a killed snakemake says."""
+    return tmp_path / "said.txt"
 
 
 @pytest.fixture
@@ -66,9 +37,9 @@ def untrained(copy, tmp_path) -> Project:
     return copy.with_changes({"runtime": {"workers": 1}}, tmp_path / "workers.yaml")
 
 
-def test_the_same_command_goes_on_after_a_kill_and_ends_with_the_same_bytes(untrained, finished):
+def test_the_same_command_goes_on_after_a_kill_and_ends_with_the_same_bytes(untrained, finished, said):
     log = untrained.results / "logs" / f"{TRAINING}.log"
-    with start(untrained) as driver:
+    with said.open("wb") as output, start(untrained, *PLAIN, output=output) as driver:
         wait_for(log, "epoch 2 of 4", driver)
         kill(children(driver.pid))
     assert driver.returncode == -signal.SIGKILL
@@ -84,18 +55,18 @@ def test_the_same_command_goes_on_after_a_kill_and_ends_with_the_same_bytes(untr
     assert untrained.plan() == set()
 
 
-def test_a_job_that_outlives_its_driver_is_waited_for(untrained, finished):
+def test_a_job_that_outlives_its_driver_is_waited_for(untrained, finished, said):
     log = untrained.results / "logs" / f"{TRAINING}.log"
     weights = "results/tiny/stage3/tiny/first/fold_0/weights.safetensors"
-    with start(untrained, weights) as driver:
+    with said.open("wb") as output, start(untrained, weights, *PLAIN, output=output) as driver:
         wait_for(log, "epoch 1 of 4", driver)
         orphans = children(driver.pid)[1:]
         for orphan in orphans:
             os.kill(orphan, signal.SIGSTOP)
         os.kill(driver.pid, signal.SIGKILL)
     try:
-        with start(untrained, weights) as second:
-            wait_for(log, "still trains here; waiting for it to end", second)
+        with said.open("wb") as output, start(untrained, weights, *PLAIN, output=output) as second:
+            wait_for(log, "still works here; waiting for it to end", second)
             for orphan in orphans:
                 os.kill(orphan, signal.SIGCONT)
             assert second.wait(120) == 0
@@ -106,18 +77,6 @@ def test_a_job_that_outlives_its_driver_is_waited_for(untrained, finished):
 
 
 # -------------------------------------------------------------------------------------------------------- damaged files
-
-
-def run_command(project: Project, command: str) -> subprocess.CompletedProcess[str]:
-    """One job's command, as Snakemake runs it."""
-    return subprocess.run(
-        ["bash", "-c", command],
-        cwd=project.folder,
-        env=project.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def flip(path: Path, position: int | None = None) -> None:
@@ -153,17 +112,12 @@ def damaged(finished, tmp_path_factory) -> Project:
     return finished.copy(tmp_path_factory.mktemp("damaged") / "folder")
 
 
-@pytest.fixture(scope="module")
-def commands(finished) -> dict[str, str]:
-    return finished.shell_commands()
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_a_flipped_bit_is_an_error_that_names_the_file(damaged, commands, name):
     path = damaged.results / name
     whole = path.read_bytes()
     flip(path)
-    done = run_command(damaged, commands[READERS[name]])
+    done = run_job(damaged, commands[READERS[name]])
     path.write_bytes(whole)
     assert done.returncode != 0
     assert f"results/tiny/{name}: does not match its own checksum" in done.stderr
@@ -180,7 +134,7 @@ def test_a_flipped_bit_of_a_pixel_names_file_and_sample(damaged, commands, kind,
     whole = path.read_bytes()
     flip(path, sample[f"{kind}_offset"])
     shutil.rmtree(damaged.results / "state", ignore_errors=True)
-    done = run_command(damaged, commands[job])
+    done = run_job(damaged, commands[job])
     path.write_bytes(whole)
     assert done.returncode != 0
     assert "results/tiny/data/pixels.bin" in done.stderr
@@ -202,7 +156,7 @@ def test_an_artefact_of_another_part_is_refused(damaged, commands):
     whole = ours.read_bytes()
     ours.unlink()
     shutil.copyfile(other, ours)
-    done = run_command(damaged, commands["predict/stage1/tiny/fold_0"])
+    done = run_job(damaged, commands["predict/stage1/tiny/fold_0"])
     ours.write_bytes(whole)
     assert done.returncode != 0
     assert "stage1/tiny/first/fold_0/weights.safetensors: was made by another recipe than this one" in done.stderr
