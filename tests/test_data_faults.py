@@ -241,6 +241,24 @@ def test_metadata_faults_of_the_folder_format(tmp_path: Path) -> None:
         check(street(), root)
 
 
+def test_numbers_of_any_length_are_kept_as_they_are(raw: Path, tmp_path: Path) -> None:
+    depths = list(csv.reader((raw / "depths.csv").open(newline="")))
+    depths[1][1], depths[2][1] = "100000000000000001", "2.5"  # no float holds the first one
+    write_rows(raw / "depths.csv", *depths)
+    run(tgs(), raw, tmp_path / "out")
+    found = {row["sample_id"]: row["depth"] for row in read_table(tmp_path / "out/samples.parquet").to_pylist()}
+    assert (found["t0"], found["t1"], found["t2"]) == (1e17, 2.5, 102.0)
+    root, patients = tmp_path / "street", ("12345678901234567890", "12345678901234567891", "7")
+    for name in ("a", "b"):
+        save(root / f"train/images/{name}.png", picture(0))
+        save(root / f"train/masks/{name}.png", np.zeros((SIZE, SIZE), np.uint8))
+    save(root / "test/images/c.png", picture(0))
+    write_rows(root / "metadata.csv", ("id", "patient"), *zip("abc", patients, strict=True))
+    run(street(), root, tmp_path / "street_out")
+    table = read_table(tmp_path / "street_out/samples.parquet").sort_by("sample_id")
+    assert table["patient"].to_pylist() == list(patients)
+
+
 def test_missing_folders_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dataset.root: .*nowhere does not exist; the tgs format expects .*train\.csv"):
         check(tgs(), tmp_path / "nowhere")

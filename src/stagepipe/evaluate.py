@@ -1,5 +1,6 @@
 """Scores of a submission file against a solution file."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from stagepipe import metrics, rle
 from stagepipe.csvfiles import listed, read_strings, repeated
+from stagepipe.data.decode import DICOM, MAX_PIXELS, FileFault, image_size
+from stagepipe.data.raw import IMAGES
 from stagepipe.errors import DataError
 from stagepipe.submission import HEADERS
 
@@ -49,10 +52,16 @@ def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
 
     A file with the columns `id,rle_mask` holds a row an image; with `ImageId,EncodedPixels` it may hold several, which
     are united. `size` is (height, width) of all images, or the folder of the images, named by id. One DataError lists
-    ids that are missing, unknown or come twice, images that are missing, and masks that don't decode.
+    ids that are missing, unknown or come twice, images that are missing or broken, and masks that don't decode.
     """
     sent, solved = _read(submission), _read(solution)
-    sizes = _image_sizes(size) if isinstance(size, Path) else dict.fromkeys(solved.texts, size)
+    broken: list[str] = []
+    if isinstance(size, Path):
+        sizes, broken = _image_sizes(size)
+    elif size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"size: is {size[0]} x {size[1]} pixels; write height and width, at most {MAX_PIXELS:,} pixels")
+    else:
+        sizes = dict.fromkeys(solved.texts, size)
     ids = sorted(set(sent.texts) & set(solved.texts) & set(sizes))
     counts, broken_sent, broken_solved = _counts(ids, sent, solved, sizes)
     faults = {
@@ -60,6 +69,7 @@ def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
         f"{submission}: ids that aren't in {solution}": sorted(set(sent.texts) - set(solved.texts)),
         f"{submission}: ids with several rows": sent.repeated,
         f"{solution}: ids with several rows": solved.repeated,
+        f"{size}: images that are broken": broken,
         f"{size}: images that are missing": sorted(set(solved.texts) - set(sizes)),
         f"{submission}: masks that don't decode": broken_sent,
         f"{solution}: masks that don't decode": broken_solved,
@@ -118,17 +128,19 @@ def _counts(
     return counts, *broken
 
 
-def _image_sizes(folder: Path) -> dict[str, Size]:
-    """(height, width) of the images in a folder by file name without its ending, read from their headers."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not folder.is_dir():
+def _image_sizes(folder: Path) -> tuple[dict[str, Size], list[str]]:
+    """(height, width) of the images in a folder by file name without its ending, from their headers; broken ones."""
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: is no folder; write the folder of the images, or height and width")
-    sizes = {}
+    sizes: dict[str, Size] = {}
+    broken = []
     for path in sorted(folder.iterdir()):
-        try:
-            with Image.open(path) as image:
-                sizes[path.stem] = (image.height, image.width)
-        except (UnidentifiedImageError, IsADirectoryError):
+        if path.suffix.lower() not in IMAGES | {DICOM}:
             continue
-    return sizes
+        try:
+            if path.stem in sizes:
+                raise FileFault("duplicate_id", "another image has its name; keep one of them")
+            sizes[path.stem] = image_size(path)
+        except FileFault as error:
+            broken.append(f"{path.name} ({error})")
+    return sizes, broken

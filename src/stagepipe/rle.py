@@ -172,7 +172,8 @@ def _numbers(rle: str) -> list[int]:
     except ValueError:
         pass
     tokens = rle.split()
-    wrong = next((token for token in tokens if not re.fullmatch("-?[0-9]{1,4000}", token)), tokens[0])
+    # Numbers between spaces of another script are none either.
+    wrong = next((token for token in tokens if not re.fullmatch("-?[0-9]{1,4000}", token)), rle)
     raise ValueError(f"rle: {wrong[:40]!r} is not a number; expected whole numbers between spaces")
 
 

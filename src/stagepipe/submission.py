@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagepipe import rle
-from stagepipe.artefacts import atomic
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.errors import DataError, RecipeError
+from stagepipe.storage import atomic
 
 Mask = NDArray[np.uint8]
 

@@ -12,13 +12,14 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000
-"""largest image that is opened; a header can claim any size"""
+from stagepipe.recipe.model.section import MAX_PIXELS
+
 MAX_BYTES = 1 << 30
 """largest file that is read"""
 PNG_END = b"IEND\xaeB`\x82"
@@ -70,10 +71,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
         return film_size(_content(path))
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with _opened(path) as file, Image.open(file, formats=FORMATS) as picture:
+            _require_size(picture)
             return picture.height, picture.width
+    except Image.DecompressionBombError as error:
+        raise _bomb(error) from error
     except BROKEN as error:
-        raise FileFault("undecodable", f"is no PNG, JPEG or TIFF ({str(error)[:200]})") from error
+        raise _unsound(error) from error
 
 
 def read_mask(path: Path, classes: int, ignore_index: int | None = None, grey: bool = False) -> np.ndarray:
@@ -148,9 +152,16 @@ def _pixels(path: Path, indices: bool = False) -> np.ndarray:
     return pixels
 
 
+def _opened(path: Path) -> BinaryIO:
+    """A plain file, open: a pipe would be waited for, and a device may have no end. Raises FileFault."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise FileFault("unreadable", "is no plain file (a folder, a pipe or a device); remove it")
+    return path.open("rb")
+
+
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise FileFault("too_large", f"is {size:,} bytes long; at most {MAX_BYTES:,} are read")
@@ -172,9 +183,7 @@ def _verify(content: bytes) -> bool:
         raise FileFault("undecodable", f"is a DICOM file; give it the suffix {DICOM}")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise FileFault("too_large", f"is {width} x {height} pixels; at most {MAX_PIXELS:,} are opened")
+            _require_size(picture)
             if getattr(picture, "n_frames", 1) > 1:
                 raise FileFault("bad_type", "holds several images; keep one a file")
             palette = picture.mode == "P"
@@ -183,7 +192,24 @@ def _verify(content: bytes) -> bool:
             else:
                 picture.load()
     except Image.DecompressionBombError as error:
-        raise FileFault("too_large", f"{error}") from error
+        raise _bomb(error) from error
     except BROKEN as error:
-        raise FileFault("undecodable", f"is no sound PNG, JPEG or TIFF ({str(error)[:200]})") from error
+        raise _unsound(error) from error
     return palette
+
+
+def _bomb(error: Image.DecompressionBombError) -> FileFault:
+    claimed, _, _ = str(error).partition(" exceeds")  # "Image size (3600000000 pixels)"
+    return FileFault("too_large", f"claims more pixels than the {MAX_PIXELS:,} that are opened at most ({claimed})")
+
+
+def _unsound(error: BaseException) -> FileFault:
+    if isinstance(error, UnidentifiedImageError):  # its text is an address in memory
+        return FileFault("undecodable", "is no PNG, JPEG or TIFF; export it again")
+    return FileFault("undecodable", f"is no sound PNG, JPEG or TIFF ({str(error)[:200]}); export it again")
+
+
+def _require_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise FileFault("too_large", f"is {width} x {height} pixels; at most {MAX_PIXELS:,} are opened")

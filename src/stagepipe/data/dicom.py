@@ -133,7 +133,10 @@ def _film(content: bytes) -> Film:
     element: Any = header.get_item("PixelData")
     if syntax in UNCOMPRESSED and element.length == 0xFFFFFFFF:
         raise FileFault("bad_header", "has compressed pixels, but names no transfer syntax for them; export it again")
-    return Film(syntax, layout, _meaning(header, layout, syntax), bytes(element.value or b""), element.VR == "OW")
+    data = bytes(element.value or b"")
+    if len(data) < element.length != 0xFFFFFFFF:
+        raise FileFault("truncated", f"claims {element.length:,} bytes of pixels, has {len(data):,}; copy it again")
+    return Film(syntax, layout, _meaning(header, layout, syntax), data, element.VR == "OW")
 
 
 def _header(content: bytes) -> tuple[Dataset, uid.UID]:

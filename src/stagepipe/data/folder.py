@@ -5,13 +5,15 @@
     test/images/<id>.<png|...>                  unlabelled images
     metadata.csv                                optional: id and any further columns, a row per image
 
-Columns of metadata.csv become columns of the samples table: numbers if all their values are, true and false as
-booleans, else text; an empty field is null. A column `split` is only compared with the folder that the image lies in.
+Columns of metadata.csv become columns of the samples table: numbers if all their values are (and none has more than 18
+digits), true and false as booleans, else text; an empty field is null. A column `split` is only compared with the
+folder that the image lies in.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +83,8 @@ def _typed(name: str, texts: dict[str, str], path: Path, findings: Findings) -> 
     values: dict[str, Value] = dict.fromkeys(texts)
     if {text.lower() for text in filled.values()} <= {"true", "false"}:
         return values | {sample_id: text.lower() == "true" for sample_id, text in filled.items()}
+    if any(re.fullmatch("[+-]?[0-9]{19,}", text) for text in filled.values()):
+        return values | {sample_id: texts[sample_id] for sample_id in filled}  # as numbers, two names could be one
     numbers = {sample_id: number(text) for sample_id, text in filled.items()}
     finite = {key: value for key, value in numbers.items() if value is not None and math.isfinite(value)}
     if not finite or None in numbers.values():

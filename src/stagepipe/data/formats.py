@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,12 @@ FORMATS: dict[str, Format] = {
 def layout(dataset: Dataset, root: Path) -> Format:
     """The format of a dataset; DataError says what it expects if the root or a folder is missing."""
     chosen = FORMATS[dataset.format]
-    missing = [name for name in chosen.required if not (root / name).is_dir()]
+    # os.path: Path.is_dir fails on a name that is too long for the file system.
+    missing = [name for name in chosen.required if not os.path.isdir(root / name)]
     if missing:
-        found = "does not exist" if not root.is_dir() else f"has no folder {missing[0]}"
+        found = f"has no folder {missing[0]}"
+        if not os.path.isdir(root):
+            found = "is no folder" if os.path.lexists(root) else "does not exist"
         expected = ", ".join([f"{name}/" for name in chosen.folders] + list(chosen.tables))
         raise DataError(f"dataset.root: {root} {found}; the {dataset.format} format expects there {expected}")
     return chosen

@@ -19,20 +19,23 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stagepipe import rle
-from stagepipe.artefacts import Provenance, TableWriter, atomic
+from stagepipe.artefacts import Provenance, TableWriter
 from stagepipe.data import store
 from stagepipe.data.decode import FileFault, read_image, read_mask
 from stagepipe.data.formats import FORMATS, scan
 from stagepipe.data.labels import resized
 from stagepipe.data.raw import Fault, RawSample, RunLengths, Scan, storable
 from stagepipe.errors import DataError
-from stagepipe.tables import FAULTS, SAMPLES
+from stagepipe.storage import atomic
+from stagepipe.tables import FAULTS, FOLDS, SAMPLES
 
 if TYPE_CHECKING:
     from stagepipe.recipe.model import Dataset
 
 LOG = logging.getLogger(__name__)
 SHOWN = 50
+OWN = {*SAMPLES.names, *FOLDS.names}
+"""names that metadata can't have: the report puts both tables side by side"""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,11 @@ def ingest(
         listing.unlink(missing_ok=True)
         if faults and dataset.faults == "strict":
             _write_csv(listing, faults)
-            raise DataError(_message(faults, root, listing))
+            advice = "Correct them, or write `faults: quarantine` in the dataset to go on without these samples"
+            raise DataError(_message(faults, root, listing, advice))
         if not any(row["split"] == "train" for row in rows):
-            raise DataError(f"dataset.root: {root} has no labelled image without a fault ({len(faults)} faults)")
+            _write_csv(listing, faults)
+            raise DataError(_message(faults, root, listing, "There is no labelled image without a fault; correct some"))
         samples_table.write(pa.Table.from_pylist(rows, schema=schema))
         faults_table.write(pa.Table.from_pylist([vars(fault) for fault in faults], schema=FAULTS))
     LOG.info("ingest: %d samples, %d faults", len(rows), len(faults))
@@ -215,8 +220,10 @@ def _schema(found: Scan, root: Path) -> pa.Schema:
             columns.setdefault(name, []).append(value)
     schema = SAMPLES
     for name, values in columns.items():
-        if name in SAMPLES.names:
+        if name in OWN:
             raise DataError(f"{root}: the metadata column {name!r} has the name of a column of our own; rename it")
+        if not name or not name.isprintable():
+            raise DataError(f"{root}: the metadata column {name!r} has no plain name; write one in the header")
         kind = pa.array(values).type
         schema = schema.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
     return schema
@@ -260,14 +267,11 @@ def coverage(mask: np.ndarray, classes: int) -> list[float]:
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-def _message(faults: list[Fault], root: Path, listing: Path) -> str:
+def _message(faults: list[Fault], root: Path, listing: Path, advice: str) -> str:
     lines = [f"{fault.path}: {fault.fault}: {fault.detail}" for fault in faults[:SHOWN]]
     if len(faults) > SHOWN:
         lines.append(f"... and {len(faults) - SHOWN} more")
-    return (
-        f"dataset.root: {root} has {len(faults)} faults, all listed in {listing}. Correct them, or write "
-        "`faults: quarantine` in the dataset to go on without these samples.\n  " + "\n  ".join(lines)
-    )
+    return f"dataset.root: {root} has {len(faults)} faults, all listed in {listing}. {advice}.\n  " + "\n  ".join(lines)
 
 
 def _write_csv(path: Path, faults: list[Fault]) -> None:

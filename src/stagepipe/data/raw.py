@@ -141,6 +141,8 @@ def find_images(folder: str, suffixes: frozenset[str], findings: Findings, deep:
     """
     top = findings.root / folder
     if not top.is_dir():
+        if os.path.lexists(top):
+            findings.add("", top, "unreadable", "is no folder (a file or a broken link); put the folder itself here")
         return {}
     if _leaves(top, findings.root):
         findings.add("", top, "outside_root", f"links to {os.path.realpath(top)}; put the files below the root")
@@ -221,7 +223,7 @@ def read_table(name: str, columns: tuple[str, ...], findings: Findings) -> list[
     from stagepipe.csvfiles import listed, read_strings
 
     path = findings.root / name
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nowhere is a file that is lost, not one that isn't there
         return None
     if _leaves(path, findings.root):
         detail = f"links to {os.path.realpath(path)}; put the file itself below the root"
@@ -279,10 +281,11 @@ def report_rows_without_image(rows: Iterable[str], images: Iterable[str], path: 
 
 
 def number(text: str) -> int | float | None:
-    """The number that a text spells, NaN and infinities too, or None."""
+    """The number that a text spells, NaN and infinities too, or None. An integer of more than 18 digits is rounded."""
     if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
         return int(text)
     try:
-        return None if "_" in text else float(text)  # only Python reads 1_000
+        # Only Python reads 1_000 and digits of other scripts.
+        return None if "_" in text or not text.isascii() else float(text)
     except ValueError:
         return None

@@ -14,6 +14,7 @@ them: what lies above half of its range is foreground.
 
 from __future__ import annotations
 
+import os
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ FILMS = PNG | {".dcm"}
 def scan(dataset: Dataset, root: Path) -> Scan:
     """Pair films, masks and run lengths."""
     require_one_class(dataset)
-    table = next((root / name for name in TABLES if (root / name).exists()), None)
+    table = next((root / name for name in TABLES if os.path.lexists(root / name)), None)
     if table is None and not (root / MASKS).is_dir():
         raise DataError(
             f"dataset.root: {root} has none of {', '.join(TABLES)} and {MASKS}/; one of them must label films"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stagepipe.artefacts import atomic
 from stagepipe.errors import ArtefactError
+from stagepipe.storage import atomic
 
 Append = Callable[[np.ndarray], tuple[int, int]]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stagepipe.artefacts import atomic
 from stagepipe.data.panel import TILES, draw_panel
 from stagepipe.errors import DataError
 from stagepipe.recipe.model import Synthetic
 from stagepipe.rle import encode
 from stagepipe.seeding import generator
+from stagepipe.storage import atomic, atomic_folder
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files already; delete it to have synthetic data written there")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        unfinished = Path(temporary) / folder.name
+    with atomic_folder(folder) as unfinished:
         yield unfinished
-        unfinished.replace(folder)
 
 
 def write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, object]]) -> None:

@@ -75,14 +75,16 @@ def _depths(images: set[str], findings: Findings) -> dict[str, dict[str, Value]]
     report_rows_without_image(rows, images, path, findings)
     for sample_id in sorted(images - rows.keys()):
         findings.add(sample_id, path, "missing_metadata", f"has no row for {sample_id!r}; add one with its depth z")
-    depths: dict[str, dict[str, Value]] = {}
+    depths: dict[str, int | float] = {}
     for sample_id, row in rows.items():
         depth = number(row["z"])
         if depth is None or not math.isfinite(depth):
             findings.add(sample_id, path, "bad_value", f"z of {sample_id!r} is {row['z']!r}; write a number")
         else:
-            depths[sample_id] = {"depth": depth}
-    return depths
+            depths[sample_id] = depth
+    # One fraction makes a column of fractions, which can't hold every whole number as it is.
+    kind = float if any(isinstance(depth, float) for depth in depths.values()) else int
+    return {sample_id: {"depth": kind(depth)} for sample_id, depth in depths.items()}
 
 
 FORMAT = Format(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,60 @@ from stagepipe.recipe.model import Recipe
 
 WHOLE = {"loss", "optimizer", "schedule", "sampler", "select", "augment", "ensemble", "blend"}
 """Keys that say one thing: an overlay's replaces the recipe's, as mixing two schedules makes no third."""
+LARGEST = 1 << 20
+"""bytes of a recipe or overlay that are read at most"""
+DEEPEST = 100
+"""levels of lists and mappings, one in the other"""
+MOST = 50_000
+"""values of a file, aliases written out: a few lines of aliases can stand for more than any memory holds"""
+INTEGERS = 1 << 63
+"""whole numbers lie below, as tables and seeds hold them in 64 bits"""
 EVERY = "*"
 """The name in an overlay of all that a mapping or a list of named items holds."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key written twice; reads 1e-4 as the number it is (YAML 1.1 wants 1.0e-4)."""
+    """Refuses a key written twice and what doesn't end; reads 1e-4 as the number it is (YAML 1.1 wants 1.0e-4)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = 0
+        self._values = 0
+        self._sizes: dict[int, int] = {}
+        """values of each node that is whole, by its id"""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node, counted with all that its aliases stand for before any of it is built."""
+        mark, alias, before = self.peek_event().start_mark, self.check_event(yaml.AliasEvent), self._values
+        if self._level == DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels, one in the other", problem_mark=mark)
+        self._level += 1
+        self._values += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if not alias:
+            self._sizes[id(node)] = self._values - before
+        elif id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias that holds itself", problem_mark=mark)
+        else:
+            self._values += self._sizes[id(node)]
+        if self._values > MOST:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST:,} values, aliases written out", problem_mark=mark)
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """Text without NUL, which no path can hold."""
+        value = super().construct_scalar(node)
+        if "\0" in value:
+            raise yaml.MarkedYAMLError(problem=f"{value[:40]!r} holds a NUL character", problem_mark=node.start_mark)
+        return value
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number of 64 bits."""
+        value: int = super().construct_yaml_int(node)
+        if abs(value) >= INTEGERS:
+            raise yaml.MarkedYAMLError(problem=f"{node.value[:40]} is 2^63 or more", problem_mark=node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -38,6 +85,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -46,8 +94,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path | str) -> Tree:
     """Parse one YAML file; RecipeError names the file, line and fault."""
     try:
-        tree = _Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
-        json.dumps(tree, default=str, skipkeys=True)  # raises if an alias holds itself
+        tree = _Loader(_text(Path(path))).get_single_data()
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: there is no such file") from error
     except yaml.MarkedYAMLError as error:
@@ -60,6 +107,14 @@ def read_yaml(path: Path | str) -> Tree:
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: holds {_kind(tree)}, not keys and values; write `name: ...` and so on")
     return tree
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise RecipeError(f"{path}: is longer than {LARGEST:,} bytes; write a recipe")
+    return content.decode("utf-8")
 
 
 def _kind(tree: Any) -> str:

@@ -69,7 +69,10 @@ def _csv_tables(folder: Path) -> Iterator[tuple[str, Rows]]:
             raise DataError(f"{file}: is a link or no file; put the CSV file itself into the folder")
         try:
             # Line by line: in a file of one column a missing cell is an empty line, which a CSV reader skips.
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            text = file.read_text(encoding="utf-8-sig")
+            if "\0" in text:
+                raise DataError(f"{file}: row {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL; {LAYOUTS}")
+            lines = text.splitlines()
             rows = [next(csv.reader([line], strict=True), []) or [""] for line in lines]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{file}: isn't a CSV file in UTF-8 ({error}); {LAYOUTS}") from error
@@ -80,7 +83,7 @@ def _json_tables(file: Path) -> Iterator[tuple[str, Rows]]:
     if file.stat().st_size > LARGEST:
         raise DataError(f"{file}: is {file.stat().st_size:,} bytes long, more than {LARGEST:,}; {LAYOUTS}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_each_name_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: isn't JSON in UTF-8 ({error}); write {{name: rows of ids or null}}") from error
     if not isinstance(content, dict):
@@ -92,6 +95,13 @@ def _json_tables(file: Path) -> Iterator[tuple[str, Rows]]:
         if wrong:
             raise DataError(f"{file}: {name}: holds {json.dumps(wrong[0])}; write ids as text, in quotes, or null")
         yield name, rows
+
+
+def _each_name_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError for a name written twice, of which one mosaic would be lost."""
+    if twice := repeated(name for name, _ in pairs):
+        raise ValueError(f"the names {listed(twice)} are written twice; give each mosaic another")
+    return dict(pairs)
 
 
 def _faults(rows: Rows) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 
 def _both_edges(value: Any) -> Any:
@@ -14,6 +14,16 @@ def _both_edges(value: Any) -> Any:
             raise ValueError(f"has {len(value)} items; write one for a square, or [height, width]")
         return tuple(value)
     return (value, value)
+
+
+MAX_PIXELS = 100_000_000
+"""of an image: a larger one is refused before memory is taken for it"""
+
+
+def _fits(size: tuple[int, int]) -> tuple[int, int]:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"is {size[0]} x {size[1]} pixels; write at most {MAX_PIXELS:,}")
+    return size
 
 
 # Strict: `true` is no number, and neither is a number in quotes.
@@ -31,6 +41,7 @@ EDGE = {"type": "integer", "minimum": 1}
 Size = Annotated[
     tuple[Count, Count],
     BeforeValidator(_both_edges),
+    AfterValidator(_fits),
     WithJsonSchema(
         {
             "anyOf": [EDGE, {"type": "array", "items": EDGE, "minItems": 2, "maxItems": 2}],
