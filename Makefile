@@ -1,5 +1,5 @@
 # make demo    the built-in recipe, from synthetic raw data to submission and report
-# make test    the default test suite
+# make test    the default test suite, in two processes (PYTEST="-m 'not slurm'" adds the long tests)
 # make check   formats, lints and types
 # make bench   every speed claim, measured here
 # Each sets up .venv first, once.
@@ -13,7 +13,7 @@ demo: .venv/ready
 	$(ENVIRONMENT) snakemake --cores 1 --resources gpu=1
 
 test: .venv/ready
-	$(ENVIRONMENT) pytest
+	$(ENVIRONMENT) pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
 check: .venv/ready
 	$(ENVIRONMENT) ruff check && ruff format --check

@@ -11,7 +11,34 @@ from hypothesis import settings
 settings.register_profile("stagepipe", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("stagepipe")
 
+# Tests are small: a second thread costs more than it brings, and `make test` runs two of them at a time as it is.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Under `pytest -n` a file's tests run in one process, all on the finished workflow in one: they share fixtures.
+
+    A slow test shares nothing else.
+    """
+    alone = item.nodeid if is_slow(item) else item.path.name
+    item.add_marker(pytest.mark.xdist_group("finished" if on_finished(item) else alone))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    items.sort(key=lambda item: (not on_finished(item), not is_slow(item), "workflow" not in item.path.parts))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test takes minutes."""
+    return item.get_closest_marker("slow") is not None
+
+
+def on_finished(item: pytest.Item) -> bool:
+    """Whether a test uses the workflow that is run once a session."""
+    return "finished" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

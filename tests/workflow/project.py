@@ -41,7 +41,9 @@ class Project:
         """The environment of a shell in which the checkout is installed."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("STAGEPIPE_", "SNAKEMAKE_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-        return kept | {"PATH": path, "PYTHONPATH": str(self.checkout / "src"), "PYTHONDONTWRITEBYTECODE": "1"} | more
+        # Python and `stagepipe.code` keep what they have parsed, as they do for a user: half a second of each call.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        return kept | {"PATH": path, "PYTHONPATH": str(self.checkout / "src")} | more
 
     def command(self, *arguments: str) -> list[str]:
         where = ["-s", str(self.checkout / "Snakefile"), "--directory", str(self.folder)]
