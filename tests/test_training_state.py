@@ -312,13 +312,6 @@ def test_a_second_process_waits_and_publishes_the_first_ones_result(data, whole,
     assert same(Trained(tmp_path), whole)
 
 
-def test_the_lock_file_of_a_dead_process_is_no_obstacle(tmp_path, caplog):
-    (tmp_path / "lock").write_text("process 1 on elsewhere")
-    with held(tmp_path):
-        assert f"process {os.getpid()}" in (tmp_path / "lock").read_text()
-    assert not caplog.records
-
-
 def test_what_another_recipe_finished_is_removed_and_what_it_began_is_kept(tmp_path):
     states = {name: TrainingState(tmp_path / "fold_0" / name) for name in ("finished", "begun", "mine")}
     for state in states.values():

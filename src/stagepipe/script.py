@@ -73,7 +73,9 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     parser.add_argument("--code", default="", help="fingerprint of the code")
     parser.add_argument("--state", type=Path, help="folder for the state of interrupted work")
     parser.add_argument("--resume", default="", help="fingerprint of the only code whose interrupted work may go on")
-    parser.add_argument("--expect", default="{}", help="JSON: input file -> how the fingerprint of its part begins")
+    parser.add_argument(
+        "--expect", type=json.loads, default={}, help="JSON: input file -> how the fingerprint of its part begins"
+    )
     for name in [*inputs, *outputs]:
         parser.add_argument(f"--{name}", nargs="*", type=Path, default=[], metavar="FILE")
     arguments = parser.parse_args()
@@ -83,7 +85,7 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
     part = _parsed(kind, arguments.part, "--part")
     paths: dict[str, list[Path]] = {name: getattr(arguments, name.replace("-", "_")) for name in [*inputs, *outputs]}
     runtime = _parsed(Runtime, arguments.runtime, "--runtime")
-    checksums = _check_inputs([path for name in inputs for path in paths[name]], json.loads(arguments.expect))
+    checksums = _check_inputs([path for name in inputs for path in paths[name]], arguments.expect)
     provenance = Provenance(part.fingerprint(), checksums, arguments.code, getattr(part, "seed", 0))
     identity = json.dumps([provenance.part, checksums, *filter(None, [arguments.resume])], sort_keys=True)
     state = (arguments.state or Path("state")) / hashlib.sha256(identity.encode()).hexdigest()[:20]
