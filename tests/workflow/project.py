@@ -20,6 +20,15 @@ FAST = ("--cores", "2", "--set-threads", "train=1", "predict=1", "ingest=1")
 PLAIN = ("--cores", "1", "--resources", "gpu=1")
 
 
+BEGIN = """
+import os, sys
+from pathlib import Path
+from stagepipe.workflow import FROZEN, plan
+plan([sys.argv[1]], {}, Path(sys.argv[2])).hold()
+print(os.environ[FROZEN])
+"""
+
+
 @dataclass(frozen=True)
 class Project:
     """Where a workflow runs, and on what recipe."""
@@ -62,6 +71,13 @@ class Project:
             text=True,
             check=False,
         )
+
+    def begin(self) -> str:
+        """Begin a run of Snakemake and end it at once; what it leaves its jobs in STAGEPIPE_FROZEN_RECIPE."""
+        words = [sys.executable, "-c", BEGIN, str(self.recipe), str(self.checkout)]
+        return subprocess.run(
+            words, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     def dry_run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         done = self.snakemake(*arguments, "--cores", "1", "--dry-run", "--printshellcmds", **environment)

@@ -51,30 +51,12 @@ def test_the_profile_plans_groups_of_jobs_without_a_cluster(empty):
 
 # ------------------------------------------------------------------------------------------ jobs that lost their driver
 
-FREEZE = """
-import os, sys
-from pathlib import Path
-from stagepipe.workflow import FROZEN, plan
-made = plan([sys.argv[1]], {}, Path(sys.argv[2]))
-made.hold()
-print(os.environ[FROZEN])
-"""
-
-
-def frozen(project) -> str:
-    """What a run of Snakemake that has begun leaves its jobs in the environment."""
-    words = [sys.executable, "-c", FREEZE, project.recipe, project.checkout]
-    done = subprocess.run(
-        words, cwd=project.folder, env=project.environment(), capture_output=True, text=True, check=True
-    )
-    return done.stdout
-
 
 def test_a_job_of_a_run_that_was_replaced_does_nothing(empty, tmp_path):
     project = empty.copy(tmp_path / "folder")
-    old = frozen(project)
+    old = project.begin()
     assert project.dry_run(STAGEPIPE_FROZEN_RECIPE=old).returncode == 0
-    new = frozen(project)
+    new = project.begin()
     before = {path: path.stat().st_mtime_ns for path in project.results.rglob("*")}
     done = project.snakemake("--cores", "1", STAGEPIPE_FROZEN_RECIPE=old)
     assert done.returncode != 0
@@ -86,7 +68,7 @@ def test_a_job_of_a_run_that_was_replaced_does_nothing(empty, tmp_path):
 
 def test_a_dry_run_beside_a_run_disowns_no_job(empty, tmp_path):
     project = empty.copy(tmp_path / "folder")
-    running = frozen(project)
+    running = project.begin()
     project.dry_run()
     assert project.dry_run(STAGEPIPE_FROZEN_RECIPE=running).returncode == 0
 

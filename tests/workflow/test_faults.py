@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -162,21 +160,9 @@ def test_an_artefact_of_another_part_is_refused(damaged, commands):
     assert "stage1/tiny/first/fold_0/weights.safetensors: was made by another recipe than this one" in done.stderr
 
 
-FREEZE = """
-import os, sys
-from pathlib import Path
-from stagepipe.workflow import FROZEN, plan
-plan([sys.argv[1]], {}, Path(sys.argv[2]))
-print(os.environ[FROZEN])
-"""
-
-
-def test_a_recipe_edited_while_jobs_wait_is_not_read(finished, tmp_path):
-    words = [sys.executable, "-c", FREEZE, str(finished.recipe), str(finished.checkout)]
-    frozen = subprocess.run(
-        words, cwd=finished.folder, env=finished.environment(), capture_output=True, text=True, check=True
-    ).stdout.strip()
-    edited = finished.with_recipe(yaml.safe_dump(tree() | {"seed": 5}), tmp_path / "edited.yaml")
+def test_a_recipe_edited_while_jobs_wait_is_not_read(copy, tmp_path):
+    frozen = copy.begin()
+    edited = copy.with_recipe(yaml.safe_dump(tree() | {"seed": 5}), tmp_path / "edited.yaml")
     assert edited.plan()
     done = edited.dry_run(STAGEPIPE_FROZEN_RECIPE=frozen)
     assert "Nothing to be done" in done.stdout
