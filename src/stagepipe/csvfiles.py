@@ -8,18 +8,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from stagepipe.errors import DataError
+from stagepipe.errors import DataError, shortened
 
 SHOWN = 50
 LARGEST = 1 << 30
 """bytes of a CSV file that are read at most"""
+LONGEST_HEADER = 1 << 20
+"""characters of the first line that are read at most"""
 
 
 def read_strings(path: Path | str, columns: Sequence[str] = ()) -> pa.Table:
     """Read a CSV file with a header, every column as strings.
 
-    DataError names a file that is missing, longer than LARGEST, isn't a CSV file, lacks one of `columns` or has one
-    twice.
+    DataError names a file that is missing, longer than LARGEST, isn't a CSV file, lacks one of `columns`, has one twice
+    or a header longer than LONGEST_HEADER.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -31,18 +33,21 @@ def read_strings(path: Path | str, columns: Sequence[str] = ()) -> pa.Table:
         missing = [name for name in columns if name not in header]
         if missing or not header:
             lacking = listed(missing) or "that its first line should name"
-            raise DataError(f"{path}: lacks the columns {lacking}; its header is {','.join(header)!r}")
+            raise DataError(f"{path}: lacks the columns {lacking}; its header is {shortened(','.join(header))!r}")
         if twice := repeated(header):
             raise DataError(f"{path}: {listed(twice)} stands twice in the header; rename one of the columns")
         return _rows(path, header, size) if rest else pa.table({name: pa.array([], pa.string()) for name in header})
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: isn't a CSV file in UTF-8 ({error}); write it anew as one") from error
+        raise DataError(f"{path}: isn't a CSV file in UTF-8 ({shortened(str(error))}); write it anew as one") from error
 
 
 def _header(path: Path) -> tuple[list[str], bool]:
     """The names of the columns, and whether anything follows them."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader([file.readline()], strict=True), []), bool(file.read(1))
+        line = file.readline(LONGEST_HEADER + 1)
+        if len(line.rstrip("\r\n")) > LONGEST_HEADER:  # a list of the names in it could fill the memory
+            raise DataError(f"{path}: its first line has more than {LONGEST_HEADER:,} characters; write a header there")
+        return next(csv.reader([line], strict=True), []), bool(file.read(1))
 
 
 def _rows(path: Path, header: list[str], size: int) -> pa.Table:
@@ -54,15 +59,17 @@ def _rows(path: Path, header: list[str], size: int) -> pa.Table:
         pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in header}, strings_can_be_null=False),
     )
     if table.column_names != header:
-        raise DataError(f"{path}: its header {','.join(header)!r} can be read in two ways; write plain names")
+        raise DataError(
+            f"{path}: its header {shortened(','.join(header))!r} can be read in two ways; write plain names"
+        )
     return table
 
 
 def listed(values: Iterable[object]) -> str:
-    """The values one after the other, the first 50 in full: `a, b, c and 7 more`."""
+    """The values one after the other, the first 50 of them: `a, b, c and 7 more`. A long one is shortened."""
     texts = [str(value) for value in values]
     rest = len(texts) - SHOWN
-    return ", ".join(texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(shortened(text) for text in texts[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def repeated(values: Iterable[str]) -> list[str]:

@@ -1,5 +1,13 @@
 """Errors a user can act on: each message names the file, key or row, what was found and what to write instead."""
 
+LONGEST = 500
+"""characters of one value that a message quotes"""
+
+
+def shortened(text: str) -> str:
+    """The text for a message, its first LONGEST characters and `...` where it is longer."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
 
 class StagepipeError(Exception):
     """Base of all errors that are the input's fault, not the program's."""

@@ -14,7 +14,7 @@ from stagepipe import metrics, rle
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.data.decode import DICOM, MAX_PIXELS, FileFault, image_size
 from stagepipe.data.raw import IMAGES
-from stagepipe.errors import DataError
+from stagepipe.errors import DataError, shortened
 from stagepipe.submission import HEADERS
 
 Size = tuple[int, int]
@@ -52,13 +52,16 @@ def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
 
     A file with the columns `id,rle_mask` holds a row an image; with `ImageId,EncodedPixels` it may hold several, which
     are united. `size` is (height, width) of all images, or the folder of the images, named by id. One DataError lists
-    ids that are missing, unknown or come twice, images that are missing or broken, and masks that don't decode.
+    ids that are missing, unknown or come twice, images that are missing or broken, and masks that don't decode; another
+    one names a solution without rows, or a size that no mask has.
     """
     sent, solved = _read(submission), _read(solution)
+    if not solved.texts:
+        raise DataError(f"{solution}: has no row below its header; write one for each image to score")
     broken: list[str] = []
     if isinstance(size, Path):
         sizes, broken = _image_sizes(size)
-    elif size[0] * size[1] > MAX_PIXELS:
+    elif min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise DataError(f"size: is {size[0]} x {size[1]} pixels; write height and width, at most {MAX_PIXELS:,} pixels")
     else:
         sizes = dict.fromkeys(solved.texts, size)
@@ -99,7 +102,8 @@ def _read(path: Path) -> _Masks:
     dialect = next((name for name, header in HEADERS.items() if set(header) <= set(columns)), None)
     if dialect is None:
         wanted = " or ".join(",".join(header) for header in HEADERS.values())
-        raise DataError(f"{path}: lacks the columns {wanted}; its header is {','.join(table.column_names)!r}")
+        found = shortened(",".join(table.column_names))
+        raise DataError(f"{path}: lacks the columns {wanted}; its header is {found!r}")
     ids, texts = (columns[name] for name in HEADERS[dialect])
     rows: dict[str, list[str]] = {sample_id: [] for sample_id in ids}
     for sample_id, text in zip(ids, texts, strict=True):

@@ -11,7 +11,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from stagepipe.csvfiles import listed, read_strings, repeated
-from stagepipe.errors import DataError, RecipeError
+from stagepipe.errors import DataError, RecipeError, shortened
 from stagepipe.recipe.model import Folds
 from stagepipe.seeding import generator, key
 from stagepipe.tables import FOLDS
@@ -179,6 +179,6 @@ def _file_ids(table: pa.Table, folds: Folds) -> list[str]:
     if "id" in table.column_names:
         return table["id"].to_pylist()
     if "fname" not in table.column_names:
-        names = ",".join(table.column_names)
+        names = shortened(",".join(table.column_names))
         raise DataError(f"folds.file: {folds.file}: its header is {names!r}; write a column id, or fname of file names")
     return [PurePath(name).stem for name in table["fname"].to_pylist()]

@@ -44,6 +44,15 @@ def encoded(suffix: str, pixels: np.ndarray) -> bytes:
     return bytes(cv2.imencode(suffix, pixels)[1])
 
 
+def palette(indices: np.ndarray, **options: object) -> bytes:
+    """A PNG of these indices into 256 colours."""
+    picture = Image.fromarray(indices, "P")
+    picture.putpalette([value for index in range(256) for value in (index, index, 255 - index)])
+    file = io.BytesIO()
+    picture.save(file, "PNG", **options)
+    return file.getvalue()
+
+
 def replaced(path: str, suffix: str, new: Callable[[], bytes]) -> Spoil:
     """Puts a file of another type in place of one."""
 
@@ -150,6 +159,10 @@ CONTENTS: list[BadInput] = [
     quarantine("PNG in colours, gray wanted", "tgs",
                content(IMAGE, encoded(".png", np.dstack([picture(1, 1), picture(2, 1), picture(3, 1)]))),
                "not_gray", IMAGE, "channels: rgb"),
+    quarantine("PNG with a palette of colours, gray wanted", "tgs",
+               content(IMAGE, lambda old: palette(picture(1, 1))), "not_gray", IMAGE, "channels: rgb"),
+    quarantine("PNG with a palette that is transparent in places", "folder",
+               content(STREET, lambda old: palette(picture(1, 1), transparency=3)), "bad_type", STREET, "transparent"),
     quarantine("text named .png", "tgs", content(IMAGE, b"<html>404</html>" * 20), "undecodable", IMAGE),
     quarantine("GIF named .png", "tgs", content(IMAGE, pillow("GIF", picture(1, 1))), "undecodable", IMAGE),
     quarantine("DICOM named .png", "tgs", content(IMAGE, dicom(picture(1, 1))), "undecodable", IMAGE, ".dcm"),
@@ -177,6 +190,9 @@ CONTENTS: list[BadInput] = [
     quarantine("mask with a class that isn't there", "folder",
                content(STREET_MASK, encoded(".png", np.full((SIZE, SIZE), 3, np.uint8))),
                "unknown_class", STREET_MASK, "the values 3"),
+    quarantine("mask with a palette, of a class that isn't there", "folder",
+               content(STREET_MASK, lambda old: palette(np.full((SIZE, SIZE), 7, np.uint8))),
+               "unknown_class", STREET_MASK, "the values 7"),
     quarantine("mask of fractions", "folder",
                replaced(STREET_MASK, ".tif", lambda: pillow("TIFF", np.ones((SIZE, SIZE), np.float32))),
                "bad_type", "a1.tif", "float32"),

@@ -30,6 +30,7 @@ from stagepipe.data.raw import (
     report_rows_without_image,
     report_shared,
 )
+from stagepipe.errors import shortened
 
 if TYPE_CHECKING:
     from stagepipe.recipe.model import Dataset
@@ -90,7 +91,8 @@ def _typed(name: str, texts: dict[str, str], path: Path, findings: Findings) -> 
     if not finite or None in numbers.values():
         return values | {sample_id: texts[sample_id] for sample_id in filled}
     for sample_id in sorted(numbers.keys() - finite.keys()):
-        detail = f"{name} of {sample_id!r} is {texts[sample_id]!r}; write a number or leave the field empty"
+        value = shortened(texts[sample_id])
+        detail = f"{shortened(name)} of {sample_id!r} is {value!r}; write a number or leave the field empty"
         findings.add(sample_id, path, "bad_value", detail)
     if any(isinstance(value, float) for value in finite.values()):
         return values | {sample_id: float(value) for sample_id, value in finite.items()}

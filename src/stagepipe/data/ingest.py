@@ -25,7 +25,7 @@ from stagepipe.data.decode import FileFault, read_image, read_mask
 from stagepipe.data.formats import FORMATS, scan
 from stagepipe.data.labels import resized
 from stagepipe.data.raw import Fault, RawSample, RunLengths, Scan, storable
-from stagepipe.errors import DataError
+from stagepipe.errors import DataError, shortened
 from stagepipe.storage import atomic
 from stagepipe.tables import FAULTS, FOLDS, SAMPLES
 
@@ -223,7 +223,9 @@ def _schema(found: Scan, root: Path) -> pa.Schema:
         if name in OWN:
             raise DataError(f"{root}: the metadata column {name!r} has the name of a column of our own; rename it")
         if not name or not name.isprintable():
-            raise DataError(f"{root}: the metadata column {name!r} has no plain name; write one in the header")
+            raise DataError(
+                f"{root}: the metadata column {shortened(name)!r} has no plain name; write one in the header"
+            )
         kind = pa.array(values).type
         schema = schema.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
     return schema

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stagepipe.errors import DataError
+from stagepipe.errors import DataError, shortened
 
 if TYPE_CHECKING:
     from stagepipe.recipe.model import Dataset
@@ -232,9 +232,11 @@ def read_table(name: str, columns: tuple[str, ...], findings: Findings) -> list[
     table = read_strings(path)
     names = [column.strip() for column in table.column_names]
     if missing := [column for column in columns if column not in names]:
-        raise DataError(f"{path}: lacks the columns {listed(missing)}; its header is {','.join(names)!r}")
+        raise DataError(f"{path}: lacks the columns {listed(missing)}; its header is {shortened(','.join(names))!r}")
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a name stands twice in the header {names}; rename one of the columns")
+        raise DataError(
+            f"{path}: a name stands twice in the header {shortened(','.join(names))!r}; rename one of the columns"
+        )
     texts = [column.to_pylist() for column in table.columns]
     return [dict(zip(names, values, strict=True)) for values in zip(*texts, strict=True)]
 
@@ -269,7 +271,8 @@ def report_bad_id(sample_id: str, path: Path, line: int, findings: Findings) -> 
     """Whether the id of a row is no plain file name, which becomes a fault."""
     reason = bad_id(sample_id)
     if reason:
-        findings.add(sample_id, path, "bad_id", f"line {line}: the id {sample_id!r} {reason}; write a plain name")
+        detail = f"line {line}: the id {shortened(sample_id)!r} {reason}; write a plain name"
+        findings.add(sample_id, path, "bad_id", detail)
     return reason is not None
 
 

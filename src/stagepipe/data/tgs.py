@@ -28,6 +28,7 @@ from stagepipe.data.raw import (
     report_shared,
     require_one_class,
 )
+from stagepipe.errors import shortened
 
 if TYPE_CHECKING:
     from stagepipe.recipe.model import Dataset
@@ -79,7 +80,8 @@ def _depths(images: set[str], findings: Findings) -> dict[str, dict[str, Value]]
     for sample_id, row in rows.items():
         depth = number(row["z"])
         if depth is None or not math.isfinite(depth):
-            findings.add(sample_id, path, "bad_value", f"z of {sample_id!r} is {row['z']!r}; write a number")
+            detail = f"z of {sample_id!r} is {shortened(row['z'])!r}; write a number"
+            findings.add(sample_id, path, "bad_value", detail)
         else:
             depths[sample_id] = depth
     # One fraction makes a column of fractions, which can't hold every whole number as it is.
