@@ -49,6 +49,36 @@ def test_the_profile_plans_groups_of_jobs_without_a_cluster(empty):
     assert {group: groups.count(group) for group in set(groups)} == {"data": 1, "average": 4, "submission": 1}
 
 
+SLURM = {  # it takes every job, and each fails
+    "sbatch": 'echo "$@" >> "$ASKED"; echo 1',
+    "squeue": 'echo "1|FAILED"',
+    "scontrol": 'echo "MinJobAge = 300 sec"',
+} | dict.fromkeys(["sinfo", "sacct", "sacctmgr", "sshare", "scancel"], "exit 0")
+
+
+def test_a_training_asks_for_what_rule_and_site_say_and_for_more_memory_when_it_is_tried_again(copy, tmp_path):
+    text = (CHECKOUT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    head, site, rest = re.split(r"^# -{20,}.*\n", text, flags=re.MULTILINE)
+    settings = re.sub(r"^#(?! Remove)", "", site, flags=re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(head + settings + rest, encoding="utf-8")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, body in SLURM.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    target = "stage1/tiny/first/fold_0/weights.safetensors"
+    (copy.results / target).unlink()
+    path = os.pathsep.join([str(programs), copy.environment()["PATH"]])
+    words = ("--profile", str(tmp_path), "--retries", "1", "--slurm-init-seconds-before-status-checks", "1")
+    done = copy.snakemake(f"results/tiny/{target}", *words, PATH=path, ASKED=str(tmp_path / "asked"))
+    assert done.returncode != 0
+    assert (tmp_path / "asked").exists(), done.stdout[-1500:]
+    first, second = re.findall(r"^--parsable.*", (tmp_path / "asked").read_text(encoding="utf-8"), re.MULTILINE)
+    for asked, memory in ((first, 16000), (second, 32000)):
+        said = " -A my_account -p my_gpu_partition -t 240 ", f" --mem {memory} ", " --cpus-per-task=8 ", "--gpus=a100:1"
+        assert [words for words in (*said, " --requeue ", " --signal=USR1@300 ") if words not in asked] == [], asked
+
+
 # ------------------------------------------------------------------------------------------ jobs that lost their driver
 
 
