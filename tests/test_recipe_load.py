@@ -161,7 +161,7 @@ def test_reading_leaves_the_data_as_it_is():
         ("stages.stage1.runs", {"small": None}, "stages.stage1.runs.small: must be keys and values (found null)"),
         (LARGE, {"phases": []}, f"{LARGE}.phases: is empty; write at least 1"),
         ("dataset", {"root": None}, "dataset.root: the tgs format reads raw data; write `root: path/to/data`"),
-        ("dataset", {"format": "tsg"}, "'synthetic' or 'synthetic_siim' (found \"tsg\"); did you mean `tgs`?"),
+        ("dataset", {"format": "tsg"}, "'synthetic_siim' or 'synthetic_street' (found \"tsg\"); did you mean `tgs`?"),
         ("submission", {"blend": {"stage1": 0.5}}, "submission.blend: the shares sum to 0.5; they must sum to 1"),
         ("", {3: 4}, "r.yaml: 3: keys must be text; write it in quotes"),
     ],

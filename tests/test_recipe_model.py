@@ -72,7 +72,7 @@ def test_members_that_a_phase_hands_on(select, cycles, members):
         ({"select": {"end_of_cycle": {"skip": 2}}, "cycles": 2}, "skips all 2 cycles"),
         ({"select": {"end_of_cycle": {"skip": 1, "count": [1, 2]}}, "cycles": 2}, "skip 1 and count 2 exceed 2 cycles"),
         ({"deep_supervision": {"empty": {}}}, "at least 1 item"),
-        ({"deep_supervision": {"image": "bce"}}, "'empty' or 'nonempty'"),
+        ({"deep_supervision": {"image": "bce"}}, "'empty', 'nonempty' or 'auxiliary'"),
         ({"epochs": True}, "valid integer"),
         ({"epochs": "4"}, "valid integer"),
         ({"epochs": 4.0}, "valid integer"),

@@ -75,11 +75,24 @@ CASES = pa.schema(
         ("mean_precision", pa.float64()),  # null for several classes
         ("dice", pa.float64()),
         ("iou", pa.float64()),
+        ("truth_iou", pa.float64()),  # null for a single class, and for a truth without an evaluated class
         ("coverage", pa.float32()),  # foreground share of the truth
         ("predicted", pa.float32()),  # foreground share of the prediction
     ]
 )
 """Per-image scores of out-of-fold predictions."""
+
+CONFUSION = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("run", pa.string()),
+        ("fold", pa.int32()),
+        ("truth", pa.string()),  # name of a class; of a single class the other one is `background`
+        ("predicted", pa.string()),
+        ("pixels", pa.int64()),
+    ]
+)
+"""Pixels of out-of-fold predictions by true and predicted class, ignored ones left out: a row per pair of classes."""
 
 THRESHOLDS = pa.schema([("threshold", pa.float64()), ("score", pa.float64())])
 

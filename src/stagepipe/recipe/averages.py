@@ -25,6 +25,8 @@ class EnsemblePart(Part):
     """in the order of the inputs"""
     split: str
     mean: str = "arithmetic"
+    kept_classes: int | None = None
+    """most probable classes of a pixel that tables keep; none: all"""
 
 
 def run_weights(stage: Stage) -> dict[str, float]:
@@ -38,7 +40,7 @@ def stage_part(recipe: Recipe, stage: str, split: str) -> EnsemblePart:
     """How a stage averages its runs."""
     spec = recipe.stage(stage)
     shares = [RunShare(weight=weight, rescale=spec.runs[run].rescale) for run, weight in run_weights(spec).items()]
-    return EnsemblePart(runs=shares, split=split, mean=spec.mean)
+    return EnsemblePart(runs=shares, split=split, mean=spec.mean, kept_classes=recipe.kept_classes)
 
 
 def submission_part(recipe: Recipe, split: str) -> EnsemblePart:
@@ -55,7 +57,7 @@ def blend_part(recipe: Recipe, blend: Blend, split: str) -> EnsemblePart:
         RunShare(weight=weight, rescale=recipe.stage(stage).runs[run].rescale)
         for (stage, run), weight in blend_weights(recipe, blend).items()
     ]
-    return EnsemblePart(runs=shares, split=split, mean=recipe.submission.mean)
+    return EnsemblePart(runs=shares, split=split, mean=recipe.submission.mean, kept_classes=recipe.kept_classes)
 
 
 def blend_weights(recipe: Recipe, blend: Blend) -> dict[tuple[str, str], float]:

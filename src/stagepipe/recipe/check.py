@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from stagepipe.recipe.model import (
     SIGMOID_LOSSES,
     SOFTMAX_LOSSES,
+    WEIGHTED_LOSSES,
     BlendSearch,
+    LossTerm,
     Pad,
     Phase,
     Pseudolabels,
@@ -28,6 +30,8 @@ RESERVED = {
     "search_blend",
 }  # fmt: skip
 """Names of targets, rules and folders of the results: no stage may take them."""
+SEVERAL_CLASSES = ("folder", "street", "synthetic_street")
+"""formats whose masks may have several classes"""
 MOST_BLENDS = 10_000_000
 """combinations of shares and triplets that a search goes through; each takes 8 bytes a fold"""
 
@@ -50,13 +54,18 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
 
 def _dataset_faults(recipe: Recipe) -> Iterator[str]:
     dataset = recipe.dataset
-    if dataset.format != "folder" and len(dataset.classes) > 1:
+    if dataset.format not in SEVERAL_CLASSES and len(dataset.classes) > 1:
         yield (
             f"dataset.classes: the {dataset.format} format marks one class, not {len(dataset.classes)}; "
             "write one name, or use the folder format"
         )
-    if dataset.format == "folder" and dataset.rle_size:
-        yield "dataset.rle_size: the folder format has no run lengths; leave it out"
+    if dataset.format in SEVERAL_CLASSES and dataset.rle_size:
+        yield f"dataset.rle_size: the {dataset.format} format has no run lengths; leave it out"
+    if recipe.kept_classes is not None and recipe.kept_classes >= dataset.outputs:
+        yield (
+            f"kept_classes: {recipe.kept_classes} of {dataset.outputs} classes leaves nothing out; "
+            "write fewer, or leave it out"
+        )
 
 
 def _stage_faults(recipe: Recipe, stage: Stage, position: int) -> Iterator[str]:
@@ -84,6 +93,8 @@ def _pseudolabel_faults(recipe: Recipe, spec: Pseudolabels, position: int, where
             f"{where}.stage: {spec.stage!r} is not an earlier stage; "
             f"write one of: {', '.join(earlier) or 'none, this is the first stage'}"
         )
+    if spec.ignore_unsure and recipe.dataset.ignore_index is None:
+        yield f"{where}.ignore_unsure: the dataset has no ignore_index for them; write one, or leave this out"
     for number, size_bin in enumerate(spec.bins):
         if isinstance(size_bin.per_fold, list):
             yield from _fold_list_faults(recipe, size_bin.per_fold, f"{where}.bins.{number}.per_fold")
@@ -103,6 +114,8 @@ def _run_faults(recipe: Recipe, stage: Stage, position: int, run: Run, where: st
             yield f"{where}.phases: {count} phases are named {name}; give each its own name"
     if run.black_is_empty and recipe.dataset.outputs > 1:
         yield f"{where}.black_is_empty: is for a single class; leave it out for several"
+    if not run.predict.whole:
+        yield from _predict_faults(recipe, run, where)
     if run.pseudolabels:
         yield from _pseudolabel_faults(recipe, run.pseudolabels, position, f"{where}.pseudolabels")
         if not uses_pseudolabels(run):
@@ -114,25 +127,42 @@ def _run_faults(recipe: Recipe, stage: Stage, position: int, run: Run, where: st
         if re.fullmatch(r"fold_\w+", phase.name):
             yield f"{here}.name: folders of folds have such names; write another"
         yield from _phase_faults(recipe, phase, here)
+        yield from _crop_faults(recipe, run, phase, here)
         if phase.folds == "shared":
             yield from _shared_faults(phase, run.pseudolabels or stage.pseudolabels, here)
         yield from _origin_faults(recipe, position, run, index, here)
 
 
+def _predict_faults(recipe: Recipe, run: Run, where: str) -> Iterator[str]:
+    """Of an image that is predicted in parts."""
+    network, key = recipe.networks.get(run.network), f"{where}.predict.{run.predict.choice}"
+    sizes = [phase.resize or (network and network.resize) for phase in run.phases if phase.member]
+    if any(sizes):
+        yield f"{key}: parts are cut out of images as they are; write `predict: whole`, or leave `resize` out"
+    if run.predict.voting and recipe.dataset.outputs == 1:
+        yield f"{key}: labels of several classes vote; write windows for a single class"
+
+
+def _crop_faults(recipe: Recipe, run: Run, phase: Phase, where: str) -> Iterator[str]:
+    network = recipe.networks.get(run.network)
+    if phase.crop and (phase.resize or (network and network.resize)):
+        yield f"{where}.crop: is cut out of images as they are; leave `resize` out, or crop by `augment`"
+
+
 def _phase_faults(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     single = recipe.dataset.outputs == 1
-    if phase.deep_supervision and not single:
+    if set(phase.deep_supervision) - {"auxiliary"} and not single:
         yield f"{where}.deep_supervision: its heads tell empty masks of a single class; leave it out for several"
     ends = phase.select.end_of_cycle
     if ends and isinstance(ends.count, list):
         yield from _fold_list_faults(recipe, ends.count, f"{where}.select.end_of_cycle.count")
-    for loss in phase.loss:
-        if single and loss in SOFTMAX_LOSSES:
-            yield f"{where}.loss.{loss}: needs several dataset.classes; write bce or lovasz_hinge for a single class"
-        if not single and loss in SIGMOID_LOSSES:
-            yield f"{where}.loss.{loss}: needs a single class; write cross_entropy or lovasz_softmax for several"
+    yield from _loss_faults(recipe, phase.loss, f"{where}.loss")
+    for head, terms in phase.deep_supervision.items():
+        yield from _loss_faults(recipe, terms, f"{where}.deep_supervision.{head}")
     if not single and phase.monitor == "mean_precision":
         yield f"{where}.monitor: mean_precision is defined for a single class; write iou or dice"
+    if single and phase.monitor in ("truth_iou", "dataset_iou"):
+        yield f"{where}.monitor: {phase.monitor} is defined for several classes; write iou or dice"
     if not single and phase.triplets:
         yield f"{where}.triplets: are thresholds of a single class; leave them out for several"
     if not phase.always_train and recipe.folds.always_train is None:
@@ -140,6 +170,23 @@ def _phase_faults(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     if (phase.exclude_empty or phase.minimum_foreground) and phase.sampler.balanced:
         left_out = "exclude_empty" if phase.exclude_empty else "minimum_foreground"
         yield f"{where}.sampler: {left_out} leaves no empty mask to balance with; leave out one of the two"
+
+
+def _loss_faults(recipe: Recipe, terms: Mapping[str, LossTerm], where: str) -> Iterator[str]:
+    single = recipe.dataset.outputs == 1
+    for loss, term in terms.items():
+        if single and loss in SOFTMAX_LOSSES:
+            yield f"{where}.{loss}: needs several dataset.classes; write bce or lovasz_hinge for a single class"
+        if not single and loss in SIGMOID_LOSSES:
+            yield f"{where}.{loss}: needs a single class; write cross_entropy or lovasz_softmax for several"
+        if term.class_weights and (single or loss not in WEIGHTED_LOSSES):
+            yield (
+                f"{where}.{loss}.class_weights: are for several classes, of {', '.join(sorted(WEIGHTED_LOSSES))}; "
+                "leave them out"
+            )
+        for name in sorted(set(term.class_weights) - set(recipe.dataset.classes)):
+            known = ", ".join(recipe.dataset.classes)
+            yield f"{where}.{loss}.class_weights.{name}: is no class; the classes are {known}"
 
 
 def _shared_faults(phase: Phase, pseudolabels: Pseudolabels | None, where: str) -> Iterator[str]:
@@ -158,6 +205,8 @@ def _shared_faults(phase: Phase, pseudolabels: Pseudolabels | None, where: str) 
 def _origin_faults(recipe: Recipe, position: int, run: Run, index: int, where: str) -> Iterator[str]:
     phase = run.phases[index]
     if phase.init == "encoder" or phase.init is None:
+        if phase.init_grown:
+            yield f"{where}.init_grown: there is nothing to grow from; write the phase in `init`, or leave it out"
         return
     stage = recipe.stages[position]
     before = {f"{stage.name}/{name}/{p.name}": (r, p) for name, r in stage.runs.items() if r is run
@@ -169,10 +218,10 @@ def _origin_faults(recipe: Recipe, position: int, run: Run, index: int, where: s
         yield f"{where}.init: there is no earlier phase {phase.init!r}; write one of: {earlier}"
         return
     origin_run, origin = before[phase.init]
-    if origin_run.network != run.network:
+    if origin_run.network != run.network and not phase.init_grown:
         yield (
             f"{where}.init: {phase.init} trains the network {origin_run.network}, this run {run.network}; "
-            "write a phase of the same network, or encoder"
+            "write a phase of the same network, encoder, or `init_grown: true` if this network is that one, grown"
         )
     if phase.folds == "shared" and origin.folds == "each":
         yield f"{where}.init: {phase.init} is trained per fold, a shared phase can't start from it; write folds: each"
@@ -194,6 +243,8 @@ def _submission_faults(recipe: Recipe) -> Iterator[str]:
         yield "submission.postprocess: has several jigsaw steps; write one"
     if submission.triplets and submission.threshold.value != 0.5:
         yield "submission.threshold.value: the triplets hold the thresholds; leave it out"
+    if submission.encode == "street" and submission.rows:
+        yield "submission.rows: a street submission is an object without an order; leave it out"
     if submission.blend_search:
         yield from _blend_search_faults(recipe, submission.blend_search)
     if recipe.dataset.outputs > 1:
@@ -231,7 +282,7 @@ def _several_classes_faults(submission: Submission) -> Iterator[str]:
     found = [f"postprocess.{step}" for step in sorted(steps)]
     found += [key for key in ("emptiness", "triplets", "blend_search", "size") if getattr(submission, key)]
     yield from (f"submission.{key}: is for a single class; leave it out for several" for key in found)
-    if submission.encode != "runs":
+    if submission.encode not in ("runs", "street"):
         yield f"submission.encode: {submission.encode} encodes a single class; write runs for several"
     if submission.threshold.value is None or submission.threshold.metric == "mean_precision":
         yield "submission.threshold: several classes take the most probable one; write {value: 0.5, metric: iou}"
@@ -247,6 +298,8 @@ def _network_faults(recipe: Recipe) -> Iterator[str]:
                     enough = " or ".join(map(str, sorted({stored, stored * copies})))
                     images = recipe.dataset.channels
                     yield f"networks.{name}.normalise.{key}: write 1 number, or {enough} for {images} images"
+        if network.restore == "logits" and recipe.dataset.outputs == 1:
+            yield f"networks.{name}.restore: logits are for several classes; leave it out for a single class"
         yield from _pad_faults(network.pad, network.resize, f"networks.{name}")
     for stage in recipe.stages:
         for run_name, run in stage.runs.items():

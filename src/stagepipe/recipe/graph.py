@@ -47,7 +47,8 @@ def artefacts(recipe: Recipe, listing: str) -> Iterator[tuple[str, str, Part]]:
                     yield "predict", f"{stage.name}/{run}/fold_{number}/{split}.parquet", predict
         for split in SPLITS:
             yield "ensemble", f"{stage.name}/ensemble/{split}.parquet", stage_part(recipe, stage.name, split)
-        yield "score", f"{stage.name}/cases.parquet", score_part(recipe, stage.name)
+        for name in ("cases", "confusion"):
+            yield "score", f"{stage.name}/{name}.parquet", score_part(recipe, stage.name)
     yield from _submission(recipe)
 
 
@@ -63,5 +64,5 @@ def _submission(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
         yield "find_mosaics", "data/mosaics.parquet", mosaics_part(recipe)
         yield "apply_jigsaw", "submission/jigsaw.parquet", jigsaw_part(recipe)
         yield "score_jigsaw", "submission/jigsaw_effects.parquet", binarise_part(recipe)
-    for name in ("thresholds", "cases"):
+    for name in ("thresholds", "cases", "confusion"):
         yield "binarise", f"submission/{name}.parquet", binarise_part(recipe)

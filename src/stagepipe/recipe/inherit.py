@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Tree = dict[str, Any]
-OWN = ("name", "init", "init_weights", "member")
+OWN = ("name", "init", "init_weights", "init_grown", "member")
 """Keys that a phase does not take from the phase it is like."""
 
 

@@ -16,7 +16,7 @@ from stagepipe.recipe.explain import explain
 from stagepipe.recipe.inherit import Tree, write_out
 from stagepipe.recipe.model import Recipe
 
-WHOLE = {"loss", "optimizer", "schedule", "sampler", "select", "augment", "ensemble", "blend"}
+WHOLE = {"loss", "optimizer", "schedule", "sampler", "select", "augment", "ensemble", "blend", "predict", "palette"}
 """Keys that say one thing: an overlay's replaces the recipe's, as mixing two schedules makes no third."""
 LARGEST = 1 << 20
 """bytes of a recipe or overlay that are read at most"""

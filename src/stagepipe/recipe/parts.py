@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from stagepipe.recipe.averages import EnsemblePart, stage_part
 from stagepipe.recipe.model import (
+    GENERATORS,
     Dataset,
     Folds,
     Network,
     Pad,
     Phase,
+    Predict,
     Pseudolabels,
     Recipe,
     Run,
@@ -22,6 +24,8 @@ from stagepipe.recipe.model import (
     Size,
     Synthetic,
     SyntheticSiim,
+    SyntheticStreet,
+    Whole,
 )
 from stagepipe.recipe.part import Part
 
@@ -31,6 +35,9 @@ class SynthesisePart(Part):
 
     synthetic: Synthetic | None = None
     synthetic_siim: SyntheticSiim | None = None
+    synthetic_street: SyntheticStreet | None = None
+    palette: dict[str, list[tuple[int, int, int]]] = {}
+    """of street scenes"""
 
 
 class IngestPart(Part):
@@ -57,6 +64,8 @@ class TrainPart(Part):
     """a number, or `shared`"""
     fold_count: int
     classes: list[str]
+    evaluated: list[str] = []
+    """classes that scores are the mean of (see `scored_classes`)"""
     ignore_index: int | None = None
     stored_channels: int
     network: Network
@@ -84,7 +93,10 @@ class PredictPart(Part):
     network: Network
     members: list[MemberPart]
     tta: list[str] = []
+    predict: Predict = Predict(whole=Whole())
     black_is_empty: bool = False
+    kept_classes: int | None = None
+    """most probable classes of a pixel that tables keep; none: all"""
 
 
 class PseudolabelsPart(Part):
@@ -93,6 +105,8 @@ class PseudolabelsPart(Part):
     seed: int
     pseudolabels: Pseudolabels
     fold_count: int
+    ignore_index: int | None = None
+    """of unsure pixels, where the rule says so"""
     source: EnsemblePart
     """how the source stage averages its test predictions"""
 
@@ -104,11 +118,16 @@ class ScorePart(Part):
     runs: list[str]
     """in the order of the inputs; `ensemble` is the stage's average"""
     classes: list[str]
+    evaluated: list[str] = []
+    """classes that scores are the mean of (see `scored_classes`)"""
     ignore_index: int | None = None
 
 
 class CollectPart(Part):
-    """For the job that collects scores: nothing of the recipe."""
+    """For the job that collects scores."""
+
+    scored: list[str] = []
+    """of several classes, those that scores are the mean of"""
 
 
 class ReportPart(Part):
@@ -118,15 +137,14 @@ class ReportPart(Part):
 
 
 def synthesise_part(recipe: Recipe) -> SynthesisePart:
-    """The numbers of the generator."""
+    """The numbers of the generator, and the colours of its masks."""
     name = recipe.dataset.format
-    return SynthesisePart(**{name: getattr(recipe.dataset, name)})
+    return SynthesisePart(**{name: getattr(recipe.dataset, name)}, palette=recipe.dataset.palette)
 
 
 def ingest_part(recipe: Recipe, listing: str) -> IngestPart:
     """The dataset without the numbers of the generator (the generated files themselves are the input)."""
-    plain = {"synthetic": Synthetic(), "synthetic_siim": SyntheticSiim()}
-    return IngestPart(dataset=recipe.dataset.model_copy(update=plain), listing=listing)
+    return IngestPart(dataset=recipe.dataset.model_copy(update=GENERATORS | {"evaluated": []}), listing=listing)
 
 
 def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> TrainPart:
@@ -136,7 +154,8 @@ def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> T
     network = recipe.networks[spec.network]
     # One place for the input size, the phase's: the network's own is no reason to train again where it isn't used.
     size = {"resize": chosen.resize or network.resize, "pad": chosen.pad or network.pad}
-    unused = {"resize": None, "pad": None} | ({} if chosen.init == "encoder" else {"weights": None})
+    fresh = chosen.init == "encoder" or chosen.init_grown
+    unused = {"resize": None, "pad": None} | ({} if fresh else {"weights": None})
     return TrainPart(
         seed=recipe.seed,
         stage=stage,
@@ -144,6 +163,7 @@ def train_part(recipe: Recipe, stage: str, run: str, phase: str, fold: str) -> T
         fold=fold,
         fold_count=recipe.folds.count,
         classes=recipe.dataset.classes,
+        evaluated=recipe.dataset.evaluated,
         ignore_index=recipe.dataset.ignore_index,
         stored_channels=stored_channels(recipe),
         network=network.model_copy(update=unused),
@@ -177,6 +197,8 @@ def predict_part(recipe: Recipe, stage: str, run: str, fold: str) -> PredictPart
         network=network.model_copy(update={"weights": None, "resize": None, "pad": None, "mask": "soft"}),
         members=members,
         tta=list(recipe.stage(stage).tta),
+        predict=spec.predict,
+        kept_classes=recipe.kept_classes,
         black_is_empty=spec.black_is_empty,
     )
 
@@ -203,6 +225,7 @@ def pseudolabels_part(recipe: Recipe, owner: str) -> PseudolabelsPart:
         seed=recipe.seed,
         pseudolabels=spec,
         fold_count=recipe.folds.count,
+        ignore_index=recipe.dataset.ignore_index if spec.ignore_unsure else None,
         source=stage_part(recipe, spec.stage, "test"),
     )
 
@@ -210,7 +233,15 @@ def pseudolabels_part(recipe: Recipe, owner: str) -> PseudolabelsPart:
 def score_part(recipe: Recipe, stage: str) -> ScorePart:
     """Which tables of a stage are scored."""
     runs = [*sorted(recipe.stage(stage).runs), "ensemble"]
-    return ScorePart(stage=stage, runs=runs, classes=recipe.dataset.classes, ignore_index=recipe.dataset.ignore_index)
+    dataset = recipe.dataset
+    return ScorePart(
+        stage=stage, runs=runs, classes=dataset.classes, evaluated=dataset.evaluated, ignore_index=dataset.ignore_index
+    )
+
+
+def collect_part(recipe: Recipe) -> CollectPart:
+    """Which classes scores are the mean of."""
+    return CollectPart(scored=recipe.dataset.scored if recipe.dataset.outputs > 1 else [])
 
 
 def report_part(recipe: Recipe) -> ReportPart:

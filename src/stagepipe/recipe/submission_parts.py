@@ -36,6 +36,8 @@ class BinarisePart(Part):
 
     submission: Submission
     classes: list[str]
+    evaluated: list[str] = []
+    """classes that scores are the mean of (see `scored_classes`)"""
     ignore_index: int | None = None
 
 
@@ -44,6 +46,8 @@ class SubmitPart(Part):
 
     submission: Submission
     classes: list[str]
+    evaluated: list[str] = []
+    """classes that a `street` submission holds; none: all"""
 
 
 def search_blend_part(recipe: Recipe) -> SearchBlendPart:
@@ -64,6 +68,7 @@ def binarise_part(recipe: Recipe) -> BinarisePart:
     return BinarisePart(
         submission=submission,
         classes=recipe.dataset.classes,
+        evaluated=recipe.dataset.evaluated,
         ignore_index=recipe.dataset.ignore_index,
     )
 
@@ -91,7 +96,7 @@ def submit_part(recipe: Recipe) -> SubmitPart:
     """Postprocessing and encoding; the threshold comes from its own job."""
     unused = {"threshold": Threshold(), "triplets": []}
     submission = _without_blends(recipe.submission).model_copy(update=unused)
-    return SubmitPart(submission=submission, classes=recipe.dataset.classes)
+    return SubmitPart(submission=submission, classes=recipe.dataset.classes, evaluated=recipe.dataset.evaluated)
 
 
 def _without_blends(submission: Submission) -> Submission:

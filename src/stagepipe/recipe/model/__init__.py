@@ -17,6 +17,7 @@ from stagepipe.recipe.model.choices import (
     LOSSES,
     SIGMOID_LOSSES,
     SOFTMAX_LOSSES,
+    WEIGHTED_LOSSES,
     Adam,
     AdamW,
     Balanced,
@@ -39,11 +40,19 @@ from stagepipe.recipe.model.choices import (
     Top,
     Transform,
 )
-from stagepipe.recipe.model.data import Dataset, Folds, Synthetic, SyntheticSiim
+from stagepipe.recipe.model.data import (
+    GENERATORS,
+    Dataset,
+    Folds,
+    Synthetic,
+    SyntheticSiim,
+    SyntheticStreet,
+    scored_classes,
+)
 from stagepipe.recipe.model.network import Network, Normalise, Pad, WeightsFile
-from stagepipe.recipe.model.phase import Phase
-from stagepipe.recipe.model.section import Flag, Integer, Name, Natural, OneOf, Section, Size
-from stagepipe.recipe.model.stage import Pseudolabels, Run, SizeBin, Stage
+from stagepipe.recipe.model.phase import Crop, Phase
+from stagepipe.recipe.model.section import Count, Flag, Integer, Name, Natural, OneOf, Section, Size
+from stagepipe.recipe.model.stage import Predict, Pseudolabels, Run, SizeBin, Stage, Voting, Whole, Windows
 from stagepipe.recipe.model.submission import (
     BlendSearch,
     Contours,
@@ -58,10 +67,12 @@ from stagepipe.recipe.model.triplet import TripletGrid
 
 __all__ = [
     "AUGMENTATIONS",
+    "GENERATORS",
     "HEADS",
     "LOSSES",
     "SIGMOID_LOSSES",
     "SOFTMAX_LOSSES",
+    "WEIGHTED_LOSSES",
     "Adam",
     "AdamW",
     "Balanced",
@@ -70,6 +81,7 @@ __all__ = [
     "Constant",
     "Contours",
     "Cosine",
+    "Crop",
     "Dataset",
     "Emptiness",
     "EndOfCycle",
@@ -90,6 +102,7 @@ __all__ = [
     "Phase",
     "Plateau",
     "Postprocess",
+    "Predict",
     "Pseudolabels",
     "Recipe",
     "Replacement",
@@ -109,11 +122,16 @@ __all__ = [
     "Submission",
     "Synthetic",
     "SyntheticSiim",
+    "SyntheticStreet",
     "Threshold",
     "Top",
     "Transform",
     "TripletGrid",
+    "Voting",
     "WeightsFile",
+    "Whole",
+    "Windows",
+    "scored_classes",
 ]
 
 
@@ -146,6 +164,9 @@ class Recipe(Section):
     networks: dict[Name, Network] = Field(min_length=1)
     stages: list[Stage] = Field(min_length=1)
     submission: Submission
+    kept_classes: Count | None = None
+    """of several classes, how many of the most probable ones of a pixel probability tables keep, which bounds their
+    size on disk; none: all"""
     runtime: Runtime = Runtime()
 
     def stage(self, name: str) -> Stage:

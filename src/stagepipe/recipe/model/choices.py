@@ -10,6 +10,7 @@ from stagepipe.recipe.model.section import (
     Count,
     Flag,
     Inside,
+    Name,
     Natural,
     NotNegative,
     Number,
@@ -29,22 +30,26 @@ class Transform(Section):
     """inner transforms of a block (OneOf, SomeOf, Sequential, ...)"""
 
 
-AUGMENTATIONS = ("none", "tgs_bes", "tgs_phalanx", "tgs_5th", "siim")
+AUGMENTATIONS = ("none", "tgs_bes", "tgs_phalanx", "tgs_5th", "tgs_15th", "siim", "street")
 LOSSES = (
-    "bce", "dice", "dice_per_image", "focal", "jaccard", "cross_entropy",
-    "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty", "lovasz_softmax",
+    "bce", "dice", "dice_per_image", "focal", "jaccard", "jaccard_log", "cross_entropy",
+    "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty", "lovasz_softmax", "lovasz_softmax_all", "topology",
 )  # fmt: skip
-SIGMOID_LOSSES = {"bce", "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty"}
+SIGMOID_LOSSES = {"bce", "lovasz_hinge", "lovasz_hinge_elu", "lovasz_hinge_nonempty", "topology"}
 SOFTMAX_LOSSES = {"cross_entropy", "lovasz_softmax"}
-HEADS = ("empty", "nonempty")
+WEIGHTED_LOSSES = {"cross_entropy", "focal", "jaccard_log"}
+"""losses that take class weights"""
+HEADS = ("empty", "nonempty", "auxiliary")
 
 
 class LossTerm(Section):
     """One term of a weighted sum of losses."""
 
     weight: Positive = 1.0
-    arguments: dict[str, Number] = {}
-    """numbers the loss takes, for example {gamma: 2} of focal"""
+    arguments: dict[str, Flag | Number] = {}
+    """what the loss takes, for example {gamma: 2} of focal"""
+    class_weights: dict[Name, NotNegative] = {}
+    """of several classes, what the pixels (of jaccard_log: the term) of a class count; 1 for those that aren't named"""
 
 
 def _loss_terms(value: Any) -> Any:

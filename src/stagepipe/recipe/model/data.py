@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stagepipe.recipe.model.section import Count, Integer, Name, Natural, Section, Share, Size
 
@@ -43,16 +44,57 @@ class SyntheticSiim(Section):
     seed: Integer = 0
 
 
+class SyntheticStreet(Section):
+    """Generated street scenes in the raw `street` layout: JPEG images, colour masks and JSON attributes."""
+
+    train: Count = 24
+    """labelled frames"""
+    test: Count = 8
+    """unlabelled frames"""
+    size: Size = (152, 240)
+    """of a frame"""
+    seed: Integer = 0
+
+
+GENERATORS = {
+    "synthetic": Synthetic(),
+    "synthetic_siim": SyntheticSiim(),
+    "synthetic_street": SyntheticStreet(),
+}
+"""Formats whose raw data the workflow writes itself, each the name of the key with its numbers; their defaults."""
+
+Intensity = Annotated[int, Field(strict=True, ge=0, le=255)]
+Colour = tuple[Intensity, Intensity, Intensity]
+"""red, green, blue"""
+
+
+def _listed(value: Any) -> Any:
+    """One colour as a list of one."""
+    return [value] if isinstance(value, list | tuple) and value and isinstance(value[0], int) else value
+
+
+Colours = Annotated[list[Colour], BeforeValidator(_listed), Field(min_length=1)]
+
+
 class Dataset(Section):
     """Raw data: a layout and where it lies."""
 
-    format: Literal["tgs", "siim", "folder", "synthetic", "synthetic_siim"]
+    format: Literal["tgs", "siim", "street", "folder", "synthetic", "synthetic_siim", "synthetic_street"]
     root: str | None = None
     """folder of the raw data, relative to the working directory or absolute; synthetic data has none"""
     classes: list[Name] = Field(default=["salt"], min_length=1)
     """one name: that class against background (sigmoid); several: one class a pixel (softmax), in index order"""
     ignore_index: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
     """mask value that counts in no loss and no metric; needs several classes"""
+    evaluated: list[Name] = []
+    """of several classes, those that scores are the mean of and that a submission holds; none: all of them"""
+    palette: dict[Name, Colours] = {}
+    """masks are RGB images: the exact colour, or colours, of each class; none: masks hold class indices"""
+    ignored_colours: list[Colour] = []
+    """colours of a mask that become the ignore_index"""
+    drive_gap: Count = 100
+    """of the `street` format: frames of a route and time of day belong to another drive where `frameIndex` jumps by
+    more than this (column `drive`)"""
     channels: Literal["gray", "rgb"] = "gray"
     """what is stored of an image; `gray` reads an RGB file with three equal channels as one"""
     faults: Literal["strict", "quarantine"] = "strict"
@@ -64,6 +106,7 @@ class Dataset(Section):
     where above one half; none: the image's own"""
     synthetic: Synthetic = Synthetic()
     synthetic_siim: SyntheticSiim = SyntheticSiim()
+    synthetic_street: SyntheticStreet = SyntheticStreet()
 
     @model_validator(mode="after")
     def _root(self) -> Dataset:
@@ -71,7 +114,7 @@ class Dataset(Section):
             raise ValueError(f"root: the {self.format} format writes its own raw data; leave root out")
         if not self.generated and not self.root:
             raise ValueError(f"root: the {self.format} format reads raw data; write `root: path/to/data`")
-        for name, default in (("synthetic", Synthetic()), ("synthetic_siim", SyntheticSiim())):
+        for name, default in GENERATORS.items():
             if self.format != name and getattr(self, name) != default:
                 raise ValueError(f"{name}: describes generated data; leave it out or write `format: {name}`")
         if len(set(self.classes)) < len(self.classes):
@@ -80,15 +123,53 @@ class Dataset(Section):
             raise ValueError("ignore_index: needs several classes; leave it out or list the classes")
         return self
 
+    @model_validator(mode="after")
+    def _evaluated(self) -> Dataset:
+        if self.evaluated and len(self.classes) == 1:
+            raise ValueError("evaluated: there is one class; leave it out")
+        if unknown := sorted(set(self.evaluated) - set(self.classes)):
+            raise ValueError(f"evaluated: {unknown[0]} is no class; write some of {', '.join(self.classes)}")
+        if len(set(self.evaluated)) < len(self.evaluated):
+            raise ValueError(f"evaluated: {', '.join(self.evaluated)} repeats a name; write each once")
+        return self
+
+    @model_validator(mode="after")
+    def _palette(self) -> Dataset:
+        if self.format in ("street", "synthetic_street") and not self.palette:
+            raise ValueError(f"palette: masks of the {self.format} format are colours; write one, or several, a class")
+        if self.palette and self.format not in ("street", "synthetic_street", "folder"):
+            raise ValueError(f"palette: masks of the {self.format} format have no colours; leave it out")
+        if self.palette and set(self.palette) != set(self.classes):
+            wrong = ", ".join(sorted(set(self.palette) ^ set(self.classes)))
+            raise ValueError(f"palette: gives other names than classes ({wrong}); write the colours of each class")
+        if self.palette and len(self.classes) == 1:
+            raise ValueError("palette: needs several classes; write the background as one of them")
+        if self.ignored_colours and (self.ignore_index is None or not self.palette):
+            raise ValueError("ignored_colours: become the ignore_index in masks with a palette; write both")
+        colours = [colour for several in self.palette.values() for colour in several] + self.ignored_colours
+        if repeated := sorted({colour for colour in colours if colours.count(colour) > 1}):
+            raise ValueError(f"palette: the colour {list(repeated[0])} stands for two things; write each once")
+        return self
+
     @property
     def generated(self) -> bool:
         """Whether the workflow itself writes the raw data."""
-        return self.format in ("synthetic", "synthetic_siim")
+        return self.format in GENERATORS
 
     @property
     def outputs(self) -> int:
         """Channels of the logits: 1 for a single class, else one per class."""
         return len(self.classes)
+
+    @property
+    def scored(self) -> list[str]:
+        """Names of the classes that scores are the mean of."""
+        return scored_classes(self.classes, self.evaluated, self.ignore_index)
+
+
+def scored_classes(classes: Sequence[str], evaluated: Sequence[str], ignore_index: int | None) -> list[str]:
+    """Names of the classes that scores are the mean of: those evaluated, or all but the one that is ignored."""
+    return list(evaluated) or [name for index, name in enumerate(classes) if index != ignore_index]
 
 
 class Folds(Section):

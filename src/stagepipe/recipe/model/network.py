@@ -36,9 +36,9 @@ class Network(Section):
     """A network with its input geometry."""
 
     architecture: str = "unet"
-    """any architecture of segmentation_models_pytorch, lower case, or one of our own salt_* and siim_*"""
-    encoder: str = "resnet34"
-    """any encoder of segmentation_models_pytorch"""
+    """any architecture of segmentation_models_pytorch, lower case, or one of our own salt_*, siim_* and street_*"""
+    encoder: str | None = "resnet34"
+    """any encoder of segmentation_models_pytorch; none for an architecture that has no choice of it"""
     weights: Literal["imagenet"] | WeightsFile | None = None
     """encoder weights: `imagenet`, a local file with its checksum, or none (random)"""
     arguments: dict[str, JsonValue] = {}
@@ -48,6 +48,8 @@ class Network(Section):
     pad: Pad | None = None
     mask: Literal["soft", "hard"] = "soft"
     """a mask of one class after a resize: `soft` keeps its blended border, `hard` sets pixels above one half"""
+    restore: Literal["probabilities", "logits"] = "probabilities"
+    """of several classes, what is resized bilinearly back to the size of the image; after `logits` comes the softmax"""
     channels: list[Literal["image", "row_ramp", "product"]] = Field(default=["image"], min_length=1)
     """input channels: the stored ones, a ramp 0..1 from top to bottom, the mean of the stored ones times the ramp"""
     normalise: Literal["imagenet", "none"] | Normalise = Normalise()

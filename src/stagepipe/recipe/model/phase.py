@@ -22,8 +22,18 @@ from stagepipe.recipe.model.choices import (
     Transform,
 )
 from stagepipe.recipe.model.network import Pad
-from stagepipe.recipe.model.section import Count, Flag, Name, Natural, NotNegative, Positive, Section, Size
+from stagepipe.recipe.model.section import Count, Flag, Name, Natural, NotNegative, Positive, Section, Share, Size
 from stagepipe.recipe.model.triplet import TripletGrid
+
+Monitor = Literal["mean_precision", "dice", "iou", "truth_iou", "dataset_iou"]
+
+
+class Crop(Section):
+    """Random windows of training images, as large as the network takes them."""
+
+    size: Size
+    class_aware: Share = 0.0
+    """this share of the windows holds a pixel of a class drawn evenly among those of the mask, wherever it lies"""
 
 
 class Phase(Section):
@@ -37,6 +47,9 @@ class Phase(Section):
     none: the phase before, or `encoder` for the first"""
     init_weights: Literal["best", "last"] = "best"
     """which weights of the phase it starts from"""
+    init_grown: Flag = False
+    """that phase's network may be another, smaller one: what it has no weights of the same name and shape for starts
+    fresh"""
     data: Literal["labels", "pseudolabels", "both"] = "labels"
     folds: Literal["each", "shared"] = "each"
     """`shared`: trained once, the same weights serve all folds; pseudolabels only, as labels would leak"""
@@ -48,6 +61,8 @@ class Phase(Section):
     """leave samples with an empty mask out of training"""
     minimum_foreground: Natural = 0
     """pixels: leave samples with a smaller mask out of training and validation"""
+    crop: Crop | None = None
+    """train on random windows of the images; they are validated and predicted whole"""
     resize: Size | None = None
     """input size of this phase instead of the network's"""
     pad: Pad | None = None
@@ -58,11 +73,13 @@ class Phase(Section):
     loss: Loss
     deep_supervision: dict[Literal[HEADS], Loss] = {}  # type: ignore[valid-type]
     """losses of a network's further heads, added to `loss`: `empty` says that the augmented mask has no foreground,
-    `nonempty` gives pixels as the main head does (of networks made with `arguments: {deep_supervision: true}`)"""
+    `nonempty` gives pixels as the main head does (of networks made with `arguments: {deep_supervision: true}`), and so
+    does `auxiliary` (of salt_15th)"""
     optimizer: Optimizer = Optimizer(adam=Adam())
     lr: Positive = 1e-3
-    encoder_lr: Positive | None = None
-    """learning rate of the encoder's parameters, if another; scheduled alike"""
+    part_lr: dict[Name, Positive] = {}
+    """learning rates of parts of the network, if others: `encoder`, or what the architecture names; each is scheduled
+    by itself, between its own rate and the schedule's floor"""
     schedule: Schedule = Schedule(constant=Constant())
     clip_norm: Positive | None = None
     """largest norm of the gradient"""
@@ -77,8 +94,10 @@ class Phase(Section):
     freeze_encoder: Natural = 0
     """first epochs in which the encoder's parameters stay"""
     select: Select = Select(best=Best())
-    monitor: Literal["mean_precision", "dice", "iou"] = "iou"
-    """validation score that chooses members and drives plateau and early stop"""
+    monitor: Monitor = "iou"
+    """validation score that chooses members and drives plateau and early stop; of several classes `truth_iou` is the
+    mean over images of the mean IoU of the classes that the truth has, `dataset_iou` the mean over classes of the IoU
+    of all images' pixels together"""
     triplets: list[TripletGrid] = []
     """validation masks are made by each of these, and the best mean is the epoch's score (SIIM 2019, 1st place); none:
     they are p > 0.5"""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stagepipe.recipe.model.phase import Phase
-from stagepipe.recipe.model.section import Count, Flag, Name, NotNegative, Section, Share
+from stagepipe.recipe.model.section import Count, Flag, Name, NotNegative, OneOf, Section, Share, Size
 
 
 class SizeBin(Section):
@@ -44,6 +44,8 @@ class Pseudolabels(Section):
     """every fold trains on its own slice of the pseudolabels"""
     cross_fit: Flag = False
     """fold k sees masks made only by networks that never saw fold k's labels; false, the published way, leaks mildly"""
+    ignore_unsure: Flag = False
+    """of several classes: pixels that aren't sure get the dataset's ignore_index"""
 
     @model_validator(mode="after")
     def _order(self) -> Pseudolabels:
@@ -56,6 +58,46 @@ class Pseudolabels(Section):
         return self
 
 
+class Whole(Section):
+    """The whole image at once."""
+
+
+class Windows(Section):
+    """Overlapping windows, their probabilities averaged."""
+
+    size: Size
+    """of a window; at the right and bottom ends the last ones are moved inward"""
+    overlap: Share = 0.5
+    """least share of its height and width that a window has in common with the next"""
+    weight: Literal["gaussian", "even"] = "gaussian"
+    """`gaussian`: a window's pixels count exp(-d^2 / 2), d the distance from its centre in units of a quarter of its
+    height and width; `even`: all alike"""
+
+
+class Voting(Section):
+    """Tilings without overlap, each shifted against the one before; their labels vote (Signate street scenes 2018)."""
+
+    size: Size
+    """of a tile; grid i of g starts i / g of it later, and the image is padded by a tile of its border pixels"""
+    grids: Count = 5
+
+    @model_validator(mode="after")
+    def _steps(self) -> Voting:
+        if self.grids > min(self.size):
+            raise ValueError(
+                f"grids: {self.grids} are more than a tile of {list(self.size)} can be shifted; write fewer"
+            )
+        return self
+
+
+class Predict(OneOf):
+    """How an image is taken through the networks of a run."""
+
+    whole: Whole | None = None
+    windows: Windows | None = None
+    voting: Voting | None = None
+
+
 class Run(Section):
     """One network trained in one stage."""
 
@@ -63,6 +105,8 @@ class Run(Section):
     phases: list[Phase] = Field(min_length=1)
     pseudolabels: Pseudolabels | None = None
     """instead of the stage's"""
+    predict: Predict = Predict(whole=Whole())
+    """how images are taken through the network; what a phase is validated on is always the whole image"""
     black_is_empty: Flag = False
     """an image with one single value is predicted empty, whatever the network says"""
     rescale: Literal["none", "minmax"] = "none"

@@ -106,9 +106,10 @@ class Submission(Section):
     black_is_empty: Flag = False
     """a test image with one single value gets an empty mask"""
     postprocess: list[Postprocess] = []
-    encode: Literal["tgs", "siim", "runs"] = "tgs"
+    encode: Literal["tgs", "siim", "runs", "street"] = "tgs"
     """`tgs`: id,rle_mask, column-major and 1-based; `siim`: ImageId,EncodedPixels, column-major, starts relative to the
-    run before, -1 for an empty mask; `runs`: JSON of row runs per class"""
+    run before, -1 for an empty mask; `runs`: JSON of row runs per class; `street`: the JSON of the Signate contest, row
+    runs of the evaluated classes with both of their ends"""
     size: Size | None = None
     """size that a single class is encoded at: masks of another size are resized and set where above one half; none: the
     image's"""
