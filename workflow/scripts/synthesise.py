@@ -6,13 +6,16 @@ from stagepipe.recipe.parts import SynthesisePart
 
 def main() -> None:
     work = script.start(__doc__, SynthesisePart, inputs=[], outputs=["raw", "manifest"])
-    from stagepipe.data import synthetic, synthetic_siim
+    from stagepipe.data import synthetic, synthetic_siim, synthetic_street
 
-    if work.part.synthetic:
-        synthetic.write(work.path("raw"), work.part.synthetic)
+    folder, part = work.path("raw"), work.part
+    if part.synthetic:
+        synthetic.write(folder, part.synthetic)
+    elif part.synthetic_siim:
+        synthetic_siim.write(folder, part.synthetic_siim)
     else:
-        synthetic_siim.write(work.path("raw"), work.part.synthetic_siim)
-    synthetic.write_manifest(work.path("raw"), work.path("manifest"))
+        synthetic_street.write(folder, part.synthetic_street, part.palette)
+    synthetic.write_manifest(folder, work.path("manifest"))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from stagepipe.data.palette import Colour, indices
 from stagepipe.recipe.model.section import MAX_PIXELS
 
 MAX_BYTES = 1 << 30
@@ -93,6 +94,25 @@ def read_mask(path: Path, classes: int, ignore_index: int | None = None, grey: b
         pixels = pixels[..., :3]  # masks saved by an image editor carry an opaque or meaningless alpha
     values = _gray(pixels)
     return _binary(values, grey) if classes == 1 else _indices(values, classes, ignore_index)
+
+
+def read_colour_mask(path: Path, known: dict[Colour, int]) -> np.ndarray:
+    """Mask as uint8 [H, W]: the value of each pixel's exact colour (red, green, blue). Raises FileFault.
+
+    A gray file has three equal channels; colours that a file keeps in a table of its own count as what they look like.
+    """
+    pixels = _pixels(path)
+    if pixels.dtype != np.uint8:
+        raise FileFault("bad_type", f"has {pixels.dtype} pixels; colours of masks have 8 bits a channel, convert it")
+    colours = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., 2::-1]
+    try:
+        return indices(colours, known)
+    except ValueError as error:
+        raise FileFault(
+            "unknown_colour",
+            f"has colours that no class has: {error}; write them into dataset.palette or dataset.ignored_colours, or "
+            "correct the mask (a JPEG or a resized mask has mixed colours)",
+        ) from error
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagepipe.data import folder, siim, tgs
+from stagepipe.data import folder, siim, street, tgs
 from stagepipe.data.raw import Format, Scan
 from stagepipe.errors import DataError
 
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 FORMATS: dict[str, Format] = {
     "tgs": tgs.FORMAT,
     "siim": siim.FORMAT,
+    "street": street.FORMAT,
     "folder": folder.FORMAT,
     "synthetic": tgs.FORMAT,  # the generators write those layouts
     "synthetic_siim": siim.FORMAT,
+    "synthetic_street": street.FORMAT,
 }
 
 

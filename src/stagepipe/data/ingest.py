@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from stagepipe import rle
 from stagepipe.artefacts import Provenance, TableWriter
-from stagepipe.data import store
-from stagepipe.data.decode import FileFault, read_image, read_mask
+from stagepipe.data import palette, store
+from stagepipe.data.decode import FileFault, read_colour_mask, read_image, read_mask
 from stagepipe.data.formats import FORMATS, scan
 from stagepipe.data.labels import resized
 from stagepipe.data.raw import Fault, RawSample, RunLengths, Scan, storable
@@ -139,8 +139,7 @@ def decode_sample(sample: RawSample, dataset: Dataset, root: Path) -> Decoded:
         report(sample.image, error.fault, error.detail)
     if sample.mask:
         try:
-            grey = FORMATS[dataset.format].grey_masks
-            mask = read_mask(sample.mask, len(dataset.classes), dataset.ignore_index, grey)
+            mask = _read_mask(sample.mask, dataset)
         except FileFault as error:
             report(sample.mask, error.fault, error.detail)
     if sample.mask and image is not None and mask is not None and mask.shape != image.shape[:2]:
@@ -149,6 +148,12 @@ def decode_sample(sample: RawSample, dataset: Dataset, root: Path) -> Decoded:
     elif sample.runs is not None:
         mask = _compared(sample, sample.runs, image, mask, dataset.rle_size, report)
     return Decoded(sample, None if faults else image, None if faults else mask, faults)
+
+
+def _read_mask(path: Path, dataset: Dataset) -> np.ndarray:
+    if dataset.palette:
+        return read_colour_mask(path, palette.values(dataset))
+    return read_mask(path, len(dataset.classes), dataset.ignore_index, FORMATS[dataset.format].grey_masks)
 
 
 def _compared(

@@ -133,11 +133,18 @@ def _leaves(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def find_images(folder: str, suffixes: frozenset[str], findings: Findings, deep: bool = False) -> dict[str, Path]:
+def find_images(
+    folder: str,
+    suffixes: frozenset[str],
+    findings: Findings,
+    deep: bool = False,
+    beside: frozenset[str] = frozenset(),
+) -> dict[str, Path]:
     """Image files of one folder by stem, each a readable plain file below the root; everything else becomes a fault.
 
-    `deep` looks into folders of the folder too, at any depth, but follows no link to another one. Hidden files that are
-    no images (as file managers leave behind) are passed over. A missing folder is an empty one.
+    Files with a suffix of `beside` are passed over: they are looked for by themselves. `deep` looks into folders of the
+    folder too, at any depth, but follows no link to another one. Hidden files that are no images (as file managers
+    leave behind) are passed over. A missing folder is an empty one.
     """
     top = findings.root / folder
     if not top.is_dir():
@@ -149,7 +156,7 @@ def find_images(folder: str, suffixes: frozenset[str], findings: Findings, deep:
         return {}
     found: dict[str, Path] = {}
     for entry, path in _entries(top, findings, deep):
-        if not _is_image(entry, path, suffixes, findings):
+        if path.suffix.lower() in beside or not _is_image(entry, path, suffixes, findings):
             continue
         if path.stem in found:
             other = found[path.stem].relative_to(findings.root).as_posix()
