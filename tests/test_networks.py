@@ -8,7 +8,7 @@ import torch
 from segmentation_models_pytorch.encoders._utils import patch_first_conv
 
 from stagepipe.errors import RecipeError
-from stagepipe.networks import build, segmentation, validate_names
+from stagepipe.networks import Geometry, SegmentationNetwork, build, segmentation, validate_names
 from stagepipe.networks.inputs import InputChannels
 from stagepipe.recipe.model import Network, Normalise, Pad
 
@@ -93,11 +93,55 @@ def test_imagenet_normalisation_of_gray_takes_the_averages():
         InputChannels(["image"], Normalise(mean=[0.1, 0.2]), 3)
 
 
-def test_parameters_are_split_between_encoder_and_others():
+def test_parameters_are_split_into_the_parts_that_have_a_rate():
     model = build(network(), 1, 1)
-    encoder, other = model.encoder_parameters(), model.other_parameters()
-    assert len(encoder) + len(other) == len(list(model.parameters()))
-    assert not {id(p) for p in encoder} & {id(p) for p in other}
+    parts = model.parts()
+    assert list(parts) == ["encoder", "other"]
+    assert [id(p) for p in parts["encoder"]] == [id(p) for p in model.module.encoder.parameters()]
+    model.module.part_names = ("decoder", "absent")  # an architecture may be made without a part
+    parts = model.parts()
+    assert list(parts) == ["encoder", "decoder", "absent", "other"] and not parts["absent"]
+    assert [id(p) for p in parts["other"]] == [id(p) for p in model.module.segmentation_head.parameters()]
+    everything = [id(p) for found in parts.values() for p in found]
+    assert len(everything) == len(set(everything)) == len(list(model.parameters()))
+
+
+def test_parts_that_a_network_lacks_are_named():
+    model = build(network(), 1, 1)
+    model.check_parts(["encoder"])
+    model.module.part_names = ("decoder", "absent")
+    model.check_parts(["decoder", "encoder"])
+    for name in ("absent", "other", "head"):
+        with pytest.raises(
+            RecipeError, match=rf"part_lr.{name}: Unet has no such part .* one of encoder, decoder, and"
+        ):
+            model.check_parts(["encoder", name])
+
+
+@pytest.mark.parametrize("name", segmentation.OWN)
+def test_our_own_architectures_say_what_the_builder_asks(name):
+    kind = segmentation.OWN[name]
+    encoder = min(getattr(kind, "encoder_names", ["resnet18"]), default=None)
+    validate_names(network(architecture=name, encoder=encoder, arguments={}))
+    with torch.device("meta"):  # shapes without memory
+        module = kind(encoder, None, in_channels=3, classes=2)
+    model = SegmentationNetwork(module, Geometry(single_class=False), InputChannels(["image"], Normalise(), 3), 3)
+    assert model.divisor in (1, 8, 16, 32, 64)
+    parts = model.parts()
+    assert all(parts.values())
+    model.check_parts([part for part in parts if part != "other"])
+    model.set_encoder_frozen(True)
+    assert not any(p.requires_grad for p in parts["encoder"]) and all(p.requires_grad for p in parts["other"])
+
+
+@pytest.mark.parametrize(
+    ("head", "advice"), [("empty", "arguments: {deep_supervision: true}"), ("auxiliary", "architecture: salt_15th")]
+)
+def test_heads_that_a_network_lacks_are_named(head, advice):
+    model = build(network(), 1, 1)
+    model.check_heads([])
+    with pytest.raises(RecipeError, match=rf"deep_supervision.{head}: Unet has no such head .*heads: none.*{advice}"):
+        model.check_heads([head])
 
 
 def test_a_frozen_encoder_keeps_weights_and_statistics():
@@ -106,14 +150,14 @@ def test_a_frozen_encoder_keeps_weights_and_statistics():
     model.train()
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     model(images(4, 32, 32, 1)).sum().backward()
-    assert all(parameter.grad is None for parameter in model.encoder_parameters())
-    assert any(parameter.grad is not None for parameter in model.other_parameters())
+    assert all(parameter.grad is None for parameter in model.parts()["encoder"])
+    assert any(parameter.grad is not None for parameter in model.parts()["other"])
     changed = {name for name, value in model.module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed  # the decoder's statistics
     assert not any(name.startswith("encoder.") for name in changed)
     model.set_encoder_frozen(False)
     assert model.module.encoder.training
-    assert all(parameter.requires_grad for parameter in model.encoder_parameters())
+    assert all(parameter.requires_grad for parameter in model.parts()["encoder"])
 
 
 @pytest.mark.parametrize("channels", [["image"], ["image", "row_ramp"], ["image", "row_ramp", "product"]])

@@ -93,10 +93,10 @@ def test_a_frozen_encoder_leaves_gates_and_stem_to_learn():
     model.set_encoder_frozen(True)
     model.train()
     model(images(2, 32, 32, 1)).sum().backward()
-    assert all(parameter.grad is None for parameter in model.encoder_parameters())
+    assert all(parameter.grad is None for parameter in model.parts()["encoder"])
     learning = {name.split(".")[0] for name, value in model.module.named_parameters() if value.grad is not None}
     assert learning == {"stem", "gates", "centre", "decoder", "head"}
-    assert len(model.encoder_parameters()) + len(model.other_parameters()) == len(list(model.parameters()))
+    assert sum(map(len, model.parts().values())) == len(list(model.parameters()))
 
 
 def test_smps_networks_have_logits_alone():

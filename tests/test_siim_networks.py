@@ -351,7 +351,7 @@ def test_a_frozen_encoder_leaves_the_decoder_to_learn():
     model.set_encoder_frozen(True)
     model.train()
     model(images(2, 32, 32, 1)).sum().backward()
-    assert all(parameter.grad is None for parameter in model.encoder_parameters())
+    assert all(parameter.grad is None for parameter in model.parts()["encoder"])
     learning = {name.split(".")[0] for name, value in model.module.named_parameters() if value.grad is not None}
     assert learning == {"decoder", "full", "head"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from stagepipe.csvfiles import listed, read_strings, repeated
 from stagepipe.errors import DataError, RecipeError, StagepipeError
-from stagepipe.recipe.model import Folds, Jigsaw, Phase, Recipe, Submission, WeightsFile
+from stagepipe.recipe.model import Folds, Jigsaw, LossTerm, Phase, Recipe, Submission, WeightsFile
 from stagepipe.recipe.submission_parts import jigsaw
 
 if TYPE_CHECKING:
     from stagepipe.data.raw import RawSample
-    from stagepipe.networks import Geometry
+    from stagepipe.networks import Geometry, SegmentationNetwork
 
 Size = tuple[int, int]
 
@@ -66,8 +66,8 @@ def _examine_data(recipe: Recipe, found: Examined) -> set[Size]:
     dataset = recipe.dataset
     if dataset.root is None:
         found.notes.append("dataset: synthetic, made by the workflow")
-        edge = (dataset.synthetic_siim if dataset.format == "synthetic_siim" else dataset.synthetic).size
-        return {(edge, edge)}
+        size = getattr(dataset, dataset.format).size
+        return {size if isinstance(size, tuple) else (size, size)}
     root = Path(dataset.root)
     with found.noting():
         samples = scan(dataset, root).samples
@@ -179,28 +179,47 @@ def _examine_networks(recipe: Recipe, sizes: set[Size], found: Examined) -> None
 
 def _examine_network(recipe: Recipe, name: str, uses: dict[Geometry, str], sizes: set[Size], found: Examined) -> None:
     """Note what keeps a network from being built, and the geometries in which it can't take an image."""
-    from stagepipe.networks import SegmentationNetwork, build
+    from stagepipe.networks import build
     from stagepipe.networks.weights import local_file
     from stagepipe.recipe.parts import stored_channels
 
     network = recipe.networks[name]
     # Weights that lie here are loaded: their checksum and their names must be right. Others would have to be fetched.
-    here = isinstance(network.weights, WeightsFile) or (network.weights and local_file(network.encoder))
-    if network.weights and not here:
+    wanted = network.weights and network.encoder
+    here = isinstance(network.weights, WeightsFile) or (wanted and local_file(wanted))
+    if wanted and not here:
         found.notes.append(f"networks.{name}.weights: {network.weights}, which the first training downloads")
     built: SegmentationNetwork | None = None
     with found.noting(f"networks.{name}"):
         bare = network.model_copy(update={"resize": None, "pad": None})
         built = build(bare, recipe.dataset.outputs, stored_channels(recipe), pretrained=bool(here))
-    for geometry, where in uses.items() if built else ():
-        built.geometry = geometry
+    if built is None:
+        return
+    for geometry, where in uses.items():
+        built.whole = geometry
         with found.noting(where):
             for size in sorted(sizes):
                 built.check_size(*size)
-    for where, user, phase in _phases(recipe) if built else ():
+    for where, user, phase in _phases(recipe):
         if user == name:
-            with found.noting(where):
-                built.check_heads(phase.deep_supervision)
+            _examine_use(built, phase, where, found)
+    for stage in recipe.stages:
+        for where, run in stage.runs.items():
+            parts = run.predict.windows or run.predict.voting
+            if run.network == name and parts:
+                with found.noting(f"stages.{stage.name}.runs.{where}"):
+                    built.check_window(parts.size, f"predict.{run.predict.choice}")
+
+
+def _examine_use(network: SegmentationNetwork, phase: Phase, where: str, found: Examined) -> None:
+    """Note what a phase wants of its network that the network hasn't got."""
+    with found.noting(where):
+        network.check_heads(phase.deep_supervision)
+    with found.noting(where):
+        network.check_parts(phase.part_lr)
+    if phase.crop:
+        with found.noting(where):
+            network.check_window(phase.crop.size, "phase.crop")
 
 
 def _examine_phase(recipe: Recipe, phase: Phase, where: str, found: Examined) -> None:
@@ -217,4 +236,17 @@ def _examine_phase(recipe: Recipe, phase: Phase, where: str, found: Examined) ->
         Augmentation(phase.augment)
     for loss in (phase.loss, *phase.deep_supervision.values()):
         with found.noting(where):
-            total_loss(loss, logits, target, recipe.dataset.ignore_index)
+            terms = _without_download(loss, where, found)
+            if terms:
+                total_loss(terms, logits, target, recipe.dataset.ignore_index, recipe.dataset.classes)
+
+
+def _without_download(terms: Mapping[str, LossTerm], where: str, found: Examined) -> Mapping[str, LossTerm]:
+    """The terms but a topology-aware loss whose weights aren't in the local folder, which is noted."""
+    from stagepipe import topology
+    from stagepipe.networks.weights import local_file
+
+    if "topology" not in terms or local_file(topology.ENCODER):
+        return terms
+    found.notes.append(f"{where}.loss.topology: weights of {topology.ENCODER}, which the first training downloads")
+    return {name: term for name, term in terms.items() if name != "topology"}

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import Conv2dNormActivation
 
+from stagepipe.networks.architecture import Architecture
+
 SpatialGate = Literal["single", "channels"]
 CombinedGates = Literal["sum", "max"]
 
@@ -24,22 +26,14 @@ RESNETS = frozenset(name for name, entry in encoders.items() if entry["encoder"]
 SENETS = frozenset(name for name, entry in encoders.items() if entry["encoder"] is SENetEncoder)
 
 
-class ResNetArchitecture(nn.Module):
-    """Base of our own architectures: a residual network of smp's as `encoder`, and what the builder has to know.
+class ResNetArchitecture(Architecture):
+    """Base of our own architectures that have a residual network of smp's as `encoder`.
 
     Parameters below `encoder.` are the pretrained ones; blocks that a network adds between the layers live outside.
     """
 
     encoder: ResNetEncoder | SENetEncoder
     encoder_names = RESNETS
-    """encoders that the architecture takes"""
-    requires_divisible_input_shape = True
-    divisor: int
-    """what heights and widths of the input must be multiples of"""
-    head_names: tuple[str, ...] = ()
-    """outputs of `heads` beside the logits"""
-    unused_encoder_weights: frozenset[str] = frozenset()
-    """parameters of the encoder that the network replaces; a weights file holds them nevertheless"""
 
     def __init__(self, encoder_name: str, encoder_weights: str | None, in_channels: int):
         super().__init__()

@@ -5,7 +5,8 @@ evenly and an odd pixel goes to the bottom and the right, so 101 -> 128 adds 13 
 source pixels by an index map per axis, which works for any margin, also one wider than the image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ class Geometry:
     """masks are shares of one class (bilinear, may become soft) rather than class indices (nearest)"""
     hard_mask: bool = False
     """a resized mask of one class is set where above one half"""
+
+    def of_crops(self) -> Self:
+        """The geometry of images that have the network's size already: masks as here, no resize and no pad."""
+        return replace(self, resize=None, pad=None)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the resize of an image of that size."""

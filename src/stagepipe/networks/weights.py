@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
 from stagepipe.errors import RecipeError
@@ -21,10 +22,25 @@ def local_file(encoder: str) -> Path | None:
     return path if path and path.is_file() else None
 
 
+def missing(encoder: str, error: Exception) -> str:
+    """What to say when the ImageNet weights of an encoder can't be downloaded."""
+    origin = "the encoder's state dict"
+    if encoder in encoders:
+        origin = (
+            f"model.safetensors of huggingface.co/{encoders[encoder]['pretrained_settings']['imagenet']['repo_id']}"
+        )
+    return (
+        f"the imagenet weights of {encoder} couldn't be downloaded ({str(error)[:200]}); put {origin} into a folder as "
+        f"{encoder}.safetensors, its SHA-256 beside it in {encoder}.safetensors.sha256, and name the folder in the "
+        f"environment variable {FOLDER}"
+    )
+
+
 def recorded_checksum(path: Path) -> str:
     """The SHA-256 in `<path>.sha256` (its first word, as `sha256sum` writes it); RecipeError if there is none."""
     record = Path(f"{path}.sha256")
-    words = record.read_text().split() if record.is_file() else []
+    # What is no UTF-8 is no checksum either: it will differ.
+    words = record.read_text(encoding="utf-8", errors="replace").split() if record.is_file() else []
     if not words:
         raise RecipeError(
             f"weights: {path} has no checksum beside it; write it with `sha256sum {path.name} > {record.name}`"
@@ -32,11 +48,12 @@ def recorded_checksum(path: Path) -> str:
     return words[0].lower()
 
 
-def load_encoder(encoder: nn.Module, path: Path, sha256: str, unused: Collection[str] = ()) -> None:
+def load_encoder(encoder: nn.Module, path: Path, sha256: str, unused: Collection[str] = (), part: bool = False) -> None:
     """Load a state dict of smp's encoder (its hub's `model.safetensors`) from a file with that checksum, strictly.
 
     A first convolution for three channels is adapted as smp does it. `unused` names parameters that the network has
-    taken out of its encoder; all others must be there. RecipeError names the file and what doesn't fit.
+    taken out of its encoder; all others must be there. With `part` the module is part of an encoder, and the file may
+    hold more. RecipeError names the file and what doesn't fit.
     """
     try:
         content = path.read_bytes()
@@ -50,8 +67,13 @@ def load_encoder(encoder: nn.Module, path: Path, sha256: str, unused: Collection
             f"weights: {path} has SHA-256 {found}, expected {sha256}; fetch the file again or correct the checksum"
         )
     try:
-        state = {name: value for name, value in safetensors.torch.load(content).items() if name not in unused}
-        encoder.load_state_dict(adapt_first_convolution(state, encoder.state_dict()), strict=True)
+        expected = encoder.state_dict()
+        state = {
+            name: value
+            for name, value in safetensors.torch.load(content).items()
+            if name not in unused and (name in expected or not part)
+        }
+        encoder.load_state_dict(adapt_first_convolution(state, expected), strict=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise RecipeError(
             f"weights: {path} doesn't hold the weights of this encoder ({str(error)[:400]}); "
