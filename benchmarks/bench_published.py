@@ -87,7 +87,7 @@ def row(names: tuple[str, str, str], data: tiles.Tiles, machine: Machine, gpu: b
 
         return run
 
-    ways = {"plain": often(plain), "ours": often(lambda: trainer.train_step(resident, 0, 1e-4))}
+    ways = {"plain": often(plain), "ours": often(lambda: trainer.train_step(resident, 0, [1e-4]))}
     seconds = interleave(ways, GPU_ROUNDS if gpu else CPU_ROUNDS)
     rates = {way: steps * part.phase.batch / value for way, value in seconds.items()}
     flops = counter.get_total_flops() * steps / 1e12

@@ -122,7 +122,7 @@ def trainer_steps(case: Case, data: tiles.Tiles, machine: Machine, resident: boo
     with closing(batches(trainer.samples, trainer.orders, (0, 0), trainer.phase.epochs, workers, pin)) as loaded:
         source = itertools.repeat([machine.to_device(tensor) for tensor in next(loaded)]) if resident else loaded
         while True:
-            yield trainer.train_step(source, 0, 1e-4)
+            yield trainer.train_step(source, 0, [1e-4])
 
 
 def serve(pipe: Connection, way: str, case: Case, data: tiles.Tiles, gpu: bool) -> None:

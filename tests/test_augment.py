@@ -31,7 +31,7 @@ def digest(augmentation: Augmentation, index: int) -> bytes:
 
 
 NOISE = [one("OneOf", [one("GaussNoise", p=1), one("ElasticTransform", p=1), one("CoarseDropout", p=1)], p=0.9)]
-LISTS = ["tgs_bes", "tgs_phalanx", "tgs_5th", "siim"]
+LISTS = ["tgs_bes", "tgs_phalanx", "tgs_5th", "tgs_15th", "siim"]
 SPECS = ["none", *LISTS, NOISE]
 
 

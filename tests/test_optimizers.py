@@ -16,11 +16,11 @@ class TwoParts(nn.Module):
         self.encoder = nn.Linear(1, 1)
         self.decoder = nn.Linear(1, 1)
 
-    def encoder_parameters(self):
-        return list(self.encoder.parameters())
+    def parts(self):
+        return {"encoder": list(self.encoder.parameters()), "other": list(self.decoder.parameters())}
 
-    def other_parameters(self):
-        return list(self.decoder.parameters())
+    def check_parts(self, names):
+        assert set(names) <= {"encoder"}
 
 
 def phase(**keys) -> Phase:
@@ -55,15 +55,13 @@ def test_steps_are_those_of_torch(spec, plain):
         torch.testing.assert_close(one, other)
 
 
-def test_groups_cover_all_parameters_and_scale_the_encoder():
+def test_parameters_are_in_the_networks_order_whatever_the_groups():
     network = TwoParts()
-    optimizer = optimizers.build(phase(lr=0.1, encoder_lr=0.02), network)
-    encoder, other = optimizer.param_groups
-    assert encoder["lr"] == pytest.approx(0.02)
-    assert encoder["lr_ratio"] == pytest.approx(0.2)
-    assert (other["lr"], other["lr_ratio"]) == (0.1, 1.0)
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in network.parameters()}
-    assert [group["lr_ratio"] for group in optimizers.build(phase(), network).param_groups] == [1.0, 1.0]
+    for part_lr in ({}, {"encoder": 0.02}):
+        groups = optimizers.build(phase(lr=0.1, part_lr=part_lr), network).param_groups
+        assert [group["lr"] for group in groups] == [part_lr.get("encoder", 0.1), 0.1]
+        found = [parameter for group in groups for parameter in group["params"]]
+        assert all(one is other for one, other in zip(found, network.parameters(), strict=True))
 
 
 def test_weight_decay_reaches_every_parameter():
@@ -80,12 +78,10 @@ def test_weight_decay_reaches_every_parameter():
 def test_a_frozen_encoder_neither_moves_nor_decays():
     network = TwoParts()
     optimizer = optimizers.build(phase(optimizer={"sgd": {"weight_decay": 0.5}}, lr=0.1), network)
-    for parameter in network.encoder_parameters():
-        parameter.requires_grad_(False)
+    network.encoder.requires_grad_(False)
     before = network.encoder.weight.detach().clone()
     step(network, optimizer)
     assert torch.equal(network.encoder.weight, before)
-    for parameter in network.encoder_parameters():
-        parameter.requires_grad_(True)
+    network.encoder.requires_grad_(True)
     step(network, optimizer)
     assert not torch.equal(network.encoder.weight, before)

@@ -267,7 +267,7 @@ def test_triplets_choose_the_members_and_are_logged(data, tmp_path, caplog):
 # ------------------------------------------------------------------------------------------------------ all masks empty
 
 
-@pytest.mark.parametrize("monitor", metrics.METRICS)
+@pytest.mark.parametrize("monitor", ["mean_precision", "dice", "iou"])
 def test_the_score_of_predicting_nothing_stands_beside_every_score(monitor, data, tmp_path, caplog, monkeypatch):
     empty = [row["empty"] for row in data.table.to_pylist() if data.fold_of().get(row["sample_id"]) == 0]
     share = sum(empty) / len(empty)

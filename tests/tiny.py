@@ -168,8 +168,8 @@ def pretended(monkeypatch: Any, trainer: Trainer, scores: Sequence[float] = ()) 
     asked: list[tuple[int, int, float]] = []
     planned = iter(scores)
 
-    def train_step(data: Any, step: int, rate: float) -> torch.Tensor:
-        asked.append((trainer.progress.epoch, step, rate))
+    def train_step(data: Any, step: int, rates: Sequence[float]) -> torch.Tensor:
+        asked.append((trainer.progress.epoch, step, rates[-1]))
         return torch.zeros(())
 
     monkeypatch.setattr(trainer, "train_step", train_step)
@@ -211,8 +211,8 @@ class signalled:
     def __enter__(self) -> None:
         self.original = Trainer.train_step
 
-        def train_step(trainer: Trainer, data: Any, step: int, rate: float) -> torch.Tensor:
-            loss = self.original(trainer, data, step, rate)
+        def train_step(trainer: Trainer, data: Any, step: int, rates: Sequence[float]) -> torch.Tensor:
+            loss = self.original(trainer, data, step, rates)
             if (trainer.progress.epoch, step) == self.at:
                 os.kill(os.getpid(), self.number)
             return loss

@@ -83,6 +83,25 @@ def _reflected(name: str, p: float = 1, **arguments: JsonValue) -> Transform:
     return Transform(name=name, arguments={**arguments, "border_mode": "BORDER_REFLECT_101", "p": p})
 
 
+# TGS salt 2018, 15th place, adam9500370. The published list tosses a coin for each operation, and its flip another one.
+# Different are
+# * the random numbers: there the loader's workers repeated one list of shifts in every epoch;
+# * images that aren't square: the window has their shape, there it is square;
+# * gray values of a resized window, by one at most: Pillow rounds after each of the two axes.
+TGS_15TH = [
+    Transform(name="HorizontalFlip", arguments={"p": 0.25}),
+    Transform(
+        name="Affine",
+        arguments={
+            "translate_px": {"x": [-20, 20], "y": [-20, 20]}, "border_mode": "BORDER_REFLECT_101", "p": 0.5,
+        },
+    ),
+    Transform(name="CropAndResize", arguments={"area": [0.64, 1], "p": 0.5}),
+]  # fmt: skip
+
+# Signate street scenes (AI Edge Contest 2018), 22nd place: nothing but the mirror image.
+STREET = [_FLIP]
+
 # SIIM-ACR pneumothorax 2019, 1st place. Pixels are those of the stored image, which the network resizes afterwards. The
 # published list was written by albumentations 0.3.1; what its names meant there is kept here:
 # * contrast multiplies gray values, about black; brightness adds up to a fifth of the image's mean, not of white;
@@ -129,5 +148,7 @@ NAMED: dict[str, list[Transform]] = {
     "tgs_bes": TGS_BES,
     "tgs_phalanx": TGS_PHALANX,
     "tgs_5th": TGS_5TH,
+    "tgs_15th": TGS_15TH,
     "siim": SIIM,
+    "street": STREET,
 }

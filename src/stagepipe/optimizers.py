@@ -1,4 +1,4 @@
-"""Optimisers of a phase: the encoder's and the other parameters as two groups."""
+"""Optimisers of a phase: each part of the network is a group of parameters, which may have a rate of its own."""
 
 from typing import Any
 
@@ -11,19 +11,27 @@ from stagepipe.recipe.model import Phase
 FUSED = {"cpu", "cuda", "mps", "xpu"}
 
 
+def base_rates(phase: Phase, network: SegmentationNetwork) -> list[float]:
+    """What the schedule of each group of parameters starts from: the part's rate of `part_lr`, or the phase's.
+
+    The last one, of what belongs to no part, is the phase's. RecipeError for parts that the network lacks.
+    """
+    network.check_parts(phase.part_lr)
+    return [phase.part_lr.get(name, phase.lr) for name in network.parts()]
+
+
 def build(phase: Phase, network: SegmentationNetwork) -> Optimizer:
     """A fresh optimiser over all parameters of the network, on the device they are on now.
 
-    Group 0 holds the encoder's parameters, group 1 the others. A group's `lr_ratio` is what to multiply the scheduled
-    learning rate by: encoder_lr / lr for the encoder (1 if the recipe names none), 1 for the others. Weight decay
-    reaches every parameter, normalisation and biases included, as the published recipes have it.
+    Groups are the network's parts in their order, also where all rates are equal: fused SGD takes no group in which
+    some parameters have a momentum and others, of an encoder that was frozen so far, have none. Weight decay reaches
+    every parameter, normalisation and biases included, as the published recipes have it.
     """
-    ratio = 1.0 if phase.encoder_lr is None else phase.encoder_lr / phase.lr
-    parts = ((network.encoder_parameters(), ratio), (network.other_parameters(), 1.0))
+    rates = base_rates(phase, network)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "lr": phase.lr * ratio, "lr_ratio": ratio} for parameters, ratio in parts
+        {"params": parameters, "lr": rate} for parameters, rate in zip(network.parts().values(), rates, strict=True)
     ]
-    fused = groups[1]["params"][0].device.type in FUSED
+    fused = next(network.parameters()).device.type in FUSED
     options = getattr(phase.optimizer, phase.optimizer.choice).model_dump()
     if phase.optimizer.sgd:
         return SGD(groups, fused=fused, **options)

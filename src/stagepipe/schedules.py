@@ -14,9 +14,9 @@ def learning_rate(
 ) -> float:
     """The learning rate of a step.
 
-    `lr` is the phase's; `epoch_in_cycle` counts from 0; `step_share` (0..1) is the share of the epoch's steps already
-    made; `epochs` is the length of the cycle; `scores` are the monitored scores (higher is better) of this cycle's
-    finished epochs.
+    `lr` is the phase's, or that of a part of its network; `epoch_in_cycle` counts from 0; `step_share` (0..1) is the
+    share of the epoch's steps already made; `epochs` is the length of the cycle; `scores` are the monitored scores
+    (higher is better) of this cycle's finished epochs.
     """
     now = epoch_in_cycle + step_share
     if schedule.plateau:

@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +26,17 @@ from stagepipe import optimizers, schedules, seeding
 from stagepipe.artefacts import Provenance, read_table, save_weights, write_table
 from stagepipe.augment import Augmentation
 from stagepipe.data.store import PixelStore
-from stagepipe.data.training import TrainingSamples, batches, select
+from stagepipe.data.training import TrainingSamples, batches, select, window
 from stagepipe.distributed import Replica, SharedOrders
 from stagepipe.errors import TrainingError
 from stagepipe.launch import INTERRUPTED
 from stagepipe.locks import held
-from stagepipe.losses import total_loss
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
 from stagepipe.slurm import queue_again
 from stagepipe.storage import publish
 from stagepipe.training_average import estimate_statistics, mean_weights
+from stagepipe.training_loss import phase_loss, prepare
 from stagepipe.training_progress import Progress, StopSignal
 from stagepipe.training_start import starting_network
 from stagepipe.training_state import SharedState, TrainingState, Weights
@@ -113,17 +113,19 @@ class Trainer:
         self.store = PixelStore(inputs.pixels, samples)
         selection = select(part, samples, inputs.folds, inputs.pseudolabels)
         self.validator = Validator(part, samples, selection.validation, self.store, machine)
-        self.samples = TrainingSamples(selection.training, self.store, Augmentation(self.phase.augment), self.key)
+        augmentation = Augmentation(self.phase.augment, window(part, samples, selection.training))
+        self.samples = TrainingSamples(selection.training, self.store, augmentation, self.key)
         empty = np.array([item.foreground == 0 for item in selection.training])
         epochs = self.phase.epochs * self.phase.cycles
         self.orders = SharedOrders(self.phase.sampler, empty, self.phase.batch, self.key, epochs, self.ranks)
         self.network = starting_network(part, self.key, inputs.origin, machine.device)
-        self.network.check_heads(self.phase.deep_supervision)
+        prepare(part, self.network, machine.device)
         self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = (
             torch.compile(self.network.heads) if machine.compile else self.network.heads
         )
         # The same in one process; of several each has its own rows of every batch.
         self.replica = Replica(self.ranks, self.network, self.forward, ["logits", *self.phase.deep_supervision])
+        self.base_rates = optimizers.base_rates(self.phase, self.network)
         self.optimizer = optimizers.build(self.phase, self.network)
         self.progress = Progress()
 
@@ -173,7 +175,7 @@ class Trainer:
         losses = torch.full((steps,), math.nan, device=self.machine.device)
         first_step = progress.step
         for step in self._bar(range(first_step, steps), f"epoch {progress.epoch + 1}"):
-            losses[step] = self.train_step(data, step, self._rate(step))
+            losses[step] = self.train_step(data, step, self._rates(step))
             if self._ends_group(step) and (asked := self.ranks.agreed(stop.received)):
                 self._check(losses, first_step, step + 1)
                 progress.step = step + 1
@@ -185,7 +187,7 @@ class Trainer:
         loss = (progress.loss_sum + float(losses[first_step:].double().sum())) / steps
         found = self.validate()
         seconds = progress.seconds + time.monotonic() - began
-        rate, images = self._rate(steps - 1), self.orders.images(progress.epoch)
+        rate, images = self._rates(steps - 1)[-1], self.orders.images(progress.epoch)
         progress.history.append([progress.epoch, rate, loss, found.score, seconds, images])
         LOG.info(
             "epoch %d of %d: loss %.4f, %s, lr %.2e, %.0f images/s", progress.epoch + 1, phase.epochs * phase.cycles,
@@ -194,8 +196,11 @@ class Trainer:
         self.state.save_epoch(progress.epoch, self._weights())
         progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
 
-    def train_step(self, data: Iterator[Batch], step: int, rate: float) -> torch.Tensor:
-        """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss."""
+    def train_step(self, data: Iterator[Batch], step: int, rates: Sequence[float]) -> torch.Tensor:
+        """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss.
+
+        `rates` are those of the optimiser's groups of parameters.
+        """
         phase = self.phase
         images, masks = (self.machine.to_device(tensor) for tensor in next(data))
         # Dropout is the only draw on the device; its seed is the batch's own.
@@ -205,32 +210,26 @@ class Trainer:
             with self.machine.autocast():
                 heads = self.replica(images)
             whole = {name: self.ranks.gathered(head, size) for name, head in heads.items()}
-            loss = self._loss(whole, self._target(self.ranks.gathered(masks, size)))
+            loss = phase_loss(self.part, self.network, whole, self.ranks.gathered(masks, size))
             self.replica.backward(loss, self._group_size(step))
         if self._ends_group(step):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["lr_ratio"]
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
             if phase.clip_norm:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), phase.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _loss(self, heads: dict[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        """Sum of the losses of all heads; `empty` is asked of the mask before resize and padding."""
-        target = self.network.geometry.mask(masks, self.part.ignore_index or 0)
-        loss = total_loss(self.phase.loss, heads["logits"], target, self.part.ignore_index)
-        for name, terms in self.phase.deep_supervision.items():
-            wanted = (masks.amax(dim=(1, 2), keepdim=True) == 0).float() if name == "empty" else target
-            loss = loss + total_loss(terms, heads[name], wanted)
-        return loss
-
-    def _rate(self, step: int) -> float:
-        """Learning rate of a batch of the current epoch."""
+    def _rates(self, step: int) -> list[float]:
+        """Learning rate of each group of parameters in a batch of the current epoch, the phase's own last."""
         phase, epoch = self.phase, self.progress.epoch
         first = epoch - epoch % phase.epochs
-        scores = self.progress.scores(first, epoch)
-        return schedules.learning_rate(phase.schedule, phase.lr, epoch - first, step / self.steps, phase.epochs, scores)
+        scores, share = self.progress.scores(first, epoch), step / self.steps
+        return [
+            schedules.learning_rate(phase.schedule, base, epoch - first, share, phase.epochs, scores)
+            for base in self.base_rates
+        ]
 
     def _group_size(self, step: int) -> int:
         """Batches that make up this batch's optimiser step; at the end of an epoch there may be fewer left."""
@@ -241,9 +240,6 @@ class Trainer:
         """Whether the optimiser steps after this batch; in between, gradients are accumulating and nothing is saved."""
         return (step + 1) % self.phase.accumulate == 0 or step + 1 == self.steps
 
-    def _target(self, masks: torch.Tensor) -> torch.Tensor:
-        return masks.float() if len(self.part.classes) == 1 else masks.long()
-
     def _check(self, losses: torch.Tensor, first: int, end: int) -> None:
         """TrainingError at the first loss of these batches that is not a finite number."""
         bad = torch.nonzero(~torch.isfinite(losses[first:end]))
@@ -252,7 +248,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.part.stage}/{self.part.run}/{self.phase.name}, fold {self.part.fold}: the loss of epoch "
                 f"{self.progress.epoch + 1}, batch {batch + 1} of {self.steps} is {float(losses[batch])} at learning "
-                f"rate {self._rate(batch):.3g}; write a smaller lr or a clip_norm"
+                f"rate {self._rates(batch)[-1]:.3g}; write a smaller lr or a clip_norm"
             )
 
     def validate(self) -> Validation:

@@ -1,5 +1,6 @@
 """The score of an epoch: that of the held-out samples' masks, at one threshold or at the best of several triplets."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 from stagepipe import metrics, triplets
 from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.device_metrics import batch_counts, threshold_counts
-from stagepipe.networks import SegmentationNetwork, probabilities
+from stagepipe.networks import SegmentationNetwork
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
 from stagepipe.triplets import Triplet
@@ -35,8 +36,11 @@ class Validator:
         self.part, self.rows, self.store, self.machine = part, rows, store, machine
         self.triplets = triplets.expand(part.phase.triplets)
         empty = samples["empty"].take(pa.array(rows)).to_numpy(zero_copy_only=False)
-        self.all_empty = float(empty.mean()) if len(part.classes) == 1 else None
+        single = len(part.classes) == 1
+        self.all_empty = float(empty.mean()) if single else None
         """score of masks that are all empty, of a single class: the share of samples whose mask is"""
+        self.scored = None if single else metrics.scored_indices(part.classes, part.evaluated, part.ignore_index)
+        """of several classes, those that the score is the mean of"""
 
     @torch.inference_mode()
     def validate(
@@ -47,15 +51,21 @@ class Validator:
         ranks = self.machine.ranks
         counts, pixels = [], []
         own = ranks.own(ranks.padded(self.rows))
-        for rows, images in same_size_batches(self.store, own, lambda *_: -(-self.part.phase.batch // ranks.count)):
+        for rows, images in same_size_batches(self.store, own, self._batch):
             masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
             with self.machine.autocast():
                 logits = forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
-            maps = network.geometry.undo(probabilities(logits), *masks.shape[1:])
+            maps = network.restored(logits, *masks.shape[1:])
             counts.append(self._count(maps, self.machine.to_device(masks)))
             pixels += [masks[0].numel()] * len(rows)
         found, sizes = (ranks.gathered(own, len(self.rows)) for own in (torch.cat(counts), torch.tensor(pixels)))
         return self._score(found.cpu().numpy(), sizes.numpy())
+
+    def _batch(self, height: int, width: int) -> int:
+        """Images of that size in a batch: as many as while training, or as have its pixels if it trains on windows."""
+        phase = self.part.phase
+        images = -(-phase.batch // self.machine.ranks.count)
+        return max(1, images * math.prod(phase.crop.size) // (height * width)) if phase.crop else images
 
     def _count(self, maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.triplets:
@@ -65,8 +75,11 @@ class Validator:
     def _score(self, counts: np.ndarray, pixels: np.ndarray) -> Validation:
         """Score of counts int64 [N, classes or thresholds, 3] in images of so many pixels, int64 [N]."""
         monitor = self.part.phase.monitor
+        if monitor == "dataset_iou":
+            assert self.scored is not None
+            return Validation(metrics.dataset_iou(counts, self.scored))
         if not self.triplets:
-            return Validation(float(metrics.scores(counts)[monitor].mean()))
+            return Validation(_mean(metrics.scores(counts, self.scored)[monitor]))
         intersection, truth, predicted = np.moveaxis(counts, 2, 0)
         means = triplets.image_scores(predicted, intersection, truth[:, 0], pixels, self.triplets, monitor).mean(axis=0)
         best = int(means.argmax())
@@ -80,3 +93,9 @@ class Validator:
         if found.triplet is not None:
             text += f" at top {found.triplet.top:g}, area {found.triplet.area}, bottom {found.triplet.bottom:g}"
         return text
+
+
+def _mean(scores: np.ndarray) -> float:
+    """Mean of the images that have a score (of `truth_iou` those whose truth has a scored class); 0 if none has."""
+    found = scores[~np.isnan(scores)]
+    return float(found.mean()) if len(found) else 0.0

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from stagepipe import rle, seeding
 from stagepipe.artefacts import read_table
 from stagepipe.augment import Augmentation
+from stagepipe.crops import RandomWindow
 from stagepipe.data.store import PixelStore
 from stagepipe.errors import DataError, TrainingError
 from stagepipe.recipe.model import Balanced, Sampler
@@ -82,7 +83,22 @@ def _pseudolabelled(part: TrainPart, table: pa.Table, row_of: dict[str, int]) ->
     for sample_id, folds, lengths, values in zip(*columns, strict=True):
         if part.fold == "shared" or int(part.fold) in folds:
             runs = lengths.values.to_numpy(), values.values.to_numpy()
-            yield Item(row_of[sample_id], runs, int(runs[0][runs[1] > 0].sum()))
+            foreground = (runs[1] > 0) & (runs[1] != (part.ignore_index or 0))
+            yield Item(row_of[sample_id], runs, int(runs[0][foreground].sum()))
+
+
+def window(part: TrainPart, samples: pa.Table, items: Sequence[Item]) -> RandomWindow | None:
+    """What cuts the phase's windows out of its training images, if it trains on windows.
+
+    RecipeError names an image that is smaller.
+    """
+    if part.phase.crop is None:
+        return None
+    window = RandomWindow(*part.phase.crop.size, part.phase.crop.class_aware, part.ignore_index)
+    table = samples.select(["height", "width", "sample_id"]).take(pa.array([item.row for item in items]))
+    for height, width, sample_id in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        window.check(height, width, sample_id)
+    return window
 
 
 def foreground_pixels(samples: pa.Table, ignore_index: int | None = None) -> np.ndarray:
