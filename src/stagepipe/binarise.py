@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stagepipe import metrics, triplets
 from stagepipe.errors import ArtefactError
-from stagepipe.probabilities import STEPS, lowest_above
+from stagepipe.probabilities import STEPS, lowest_above, most_probable
 from stagepipe.tables import THRESHOLDS
 from stagepipe.triplets import Triplet, TripletSearch
 
@@ -39,7 +39,7 @@ def apply(quantised: NDArray[np.uint8], rule: Rule = None) -> NDArray[np.uint8]:
             f"a map of {len(quantised)} classes with threshold {rule}; a single class needs one, several take none"
         )
     if rule is None:
-        return quantised.argmax(axis=0).astype(np.uint8)
+        return most_probable(quantised)
     if not isinstance(rule, Triplet):
         return _above(quantised[0], rule).astype(np.uint8)
     if not rule.keeps(int(np.count_nonzero(_above(quantised[0], rule.top))), quantised[0].size):

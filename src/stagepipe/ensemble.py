@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stagepipe.artefacts import Provenance, is_share, read_json
 from stagepipe.errors import ArtefactError
-from stagepipe.probabilities import HAIR, STEPS, ProbabilityWriter, iterate
+from stagepipe.probabilities import HAIR, STEPS, ProbabilityWriter, iterate, keep_most_probable
 from stagepipe.recipe.averages import EnsemblePart
 
 Map = NDArray[np.uint8]
@@ -48,7 +48,9 @@ def average(
         raise ValueError(f"weights {list(weights)} are no ratios; write numbers >= 0, one of them above 0")
     shares = [weight / sum(weights) for weight in weights]
     means = _averages(members, shares, ranges or [WHOLE] * len(members), mean == "geometric")
-    return ((name, (total.clip(0, STEPS, out=total) + HALF_UP).astype(np.uint8)) for name, total in means)
+    return (
+        (name, np.add(total.clip(0, STEPS, out=total), HALF_UP, out=total).astype(np.uint8)) for name, total in means
+    )
 
 
 def _averages(
@@ -157,8 +159,13 @@ def read_shares(path: Path) -> list[float]:
     return list(shares.values())
 
 
-def write(path: Path | str, maps: Iterator[tuple[str, Map]], provenance: Provenance | None = None) -> None:
-    """Write averaged maps as a probability table."""
+def write(
+    path: Path | str,
+    maps: Iterator[tuple[str, Map]],
+    kept_classes: int | None = None,
+    provenance: Provenance | None = None,
+) -> None:
+    """Write averaged maps as a probability table, with the most probable classes of each pixel alone if so many."""
     with ProbabilityWriter(path, provenance) as writer:
         for sample_id, quantised in maps:
-            writer.add_quantised(sample_id, quantised)
+            writer.add_quantised(sample_id, keep_most_probable(quantised, kept_classes))

@@ -21,6 +21,10 @@ from stagepipe.tables import PROBABILITIES
 # An average holds a row group of every table at once: 20 members of 5 folds make 100 of them.
 ROW_GROUP_BYTES = 4 * 2**20
 STEPS = 255
+LAST = 255
+"""highest index of a class"""
+BLOCK = 1 << 15
+"""pixels at once: their ranks stay in a core's cache"""
 # 255 * 0.6 in binary may fall a hair beside the integer it means.
 HAIR = 1e-9
 
@@ -40,6 +44,41 @@ def lowest_above(threshold: float) -> int:
 def highest_below(threshold: float) -> int:
     """Largest quantised value whose probability is below the threshold (-1: none is)."""
     return math.ceil(STEPS * threshold - HAIR) - 1
+
+
+def most_probable(quantised: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Index uint8 [height, width] of the highest of several classes, the first of equals, of [classes, height, width].
+
+    Value and class make up one number, whose maximum vector instructions find: a third of the time of argmax.
+    """
+    best = np.zeros(quantised.shape[1:], np.uint16)
+    for index, plane in enumerate(quantised):
+        np.maximum(best, _ranked(plane, index), out=best)
+    return (LAST - (best & LAST)).astype(np.uint8)
+
+
+def keep_most_probable(quantised: NDArray[np.uint8], count: int | None) -> NDArray[np.uint8]:
+    """The map uint8 [classes, height, width] with all but the `count` most probable classes of each pixel set to 0.
+
+    Of equals the first classes stay, so the most probable class stays what it is. None keeps all, in the same array.
+    """
+    if count is None or count >= len(quantised):
+        return quantised
+    kept = np.empty_like(quantised)
+    flat, result = quantised.reshape(len(quantised), -1), kept.reshape(len(quantised), -1)
+    for start in range(0, flat.shape[1], BLOCK):
+        block = np.s_[:, start : start + BLOCK]
+        ranks = np.stack([_ranked(plane, index) for index, plane in enumerate(flat[block])])
+        lowest = ranks.max(axis=0)
+        for _ in range(count - 1):
+            lowest = np.where(ranks < lowest, ranks, 0).max(axis=0)
+        result[block] = np.where(ranks >= lowest, flat[block], 0)
+    return kept
+
+
+def _ranked(plane: NDArray[np.uint8], index: int) -> NDArray[np.uint16]:
+    """A number for value and class, the larger the higher the value and, of equal values, the earlier the class."""
+    return (plane.astype(np.uint16) << np.uint16(8)) | np.uint16(LAST - index)
 
 
 class RowGroupWriter:

@@ -32,6 +32,7 @@ def select(
     seed: int,
     path: Path | str,
     provenance: Provenance | None = None,
+    ignore_index: int | None = None,
 ) -> None:
     """Write the pseudolabels a recipe asks for as a table of schema PSEUDOLABELS, rows sorted by (sample_id, folds).
 
@@ -40,6 +41,7 @@ def select(
     stream of (sample_id, uint8 [classes, height, width]) in ascending order of ids, for example
     `partial(probabilities.iterate, path)`. It is called twice, to choose and to write, so that no more than numbers per
     sample stay in memory. `black` holds ids of images with one single value.
+    `ignore_index` is the value of pixels that aren't sure; none: their most probable class.
     """
     expected = [(fold,) for fold in range(fold_count)] if spec.cross_fit else [tuple(range(fold_count))]
     if sorted(maps) != expected:
@@ -51,7 +53,10 @@ def select(
     rows = heapq.merge(*(_kept(maps[entry](), chosen[entry]) for entry in expected), key=lambda row: row[:2])
     with RowGroupWriter(path, PSEUDOLABELS, provenance) as writer:
         for sample_id, folds, quantised in rows:
-            lengths, values = encode_runs(binarise(quantised, 0.5 if len(quantised) == 1 else None))
+            mask = binarise(quantised, 0.5 if len(quantised) == 1 else None)
+            if ignore_index is not None:
+                mask[~sure_pixels(quantised, spec)] = ignore_index
+            lengths, values = encode_runs(mask)
             row = {
                 "sample_id": sample_id,
                 "confidence": confidence(quantised, spec),
@@ -69,12 +74,17 @@ def _kept(stream: Iterator[tuple[str, Map]], chosen: Mapping[str, Folds]) -> Ite
 
 
 def confidence(quantised: Map, spec: Pseudolabels) -> float:
-    """Share of sure pixels of a map uint8 [classes, height, width]: p < low or p > high; of several classes the highest
-    p > high."""
-    sure = quantised.max(axis=0) >= lowest_above(spec.high)
+    """Share of sure pixels of a map uint8 [classes, height, width]."""
+    return float(sure_pixels(quantised, spec).mean())
+
+
+def sure_pixels(quantised: Map, spec: Pseudolabels) -> NDArray[np.bool_]:
+    """Which pixels of a map uint8 [classes, height, width] are sure: p < low or p > high; of several classes the
+    highest p > high."""
+    sure: NDArray[np.bool_] = quantised.max(axis=0) >= lowest_above(spec.high)
     if len(quantised) == 1:
         sure |= quantised[0].astype(np.int16) <= highest_below(spec.low)
-    return float(sure.mean())
+    return sure
 
 
 def statistics(maps: Iterator[tuple[str, Map]], spec: Pseudolabels, black: Collection[str]) -> pd.DataFrame:
@@ -180,4 +190,4 @@ def select_for_stage(
         maps = {(fold,): partial(average_runs, tables[fold::count], source) for fold in range(count)}
     else:
         maps = {tuple(range(count)): partial(iterate, tables[0])}
-    select(maps, part.pseudolabels, black, count, part.seed, path, provenance)
+    select(maps, part.pseudolabels, black, count, part.seed, path, provenance, part.ignore_index)

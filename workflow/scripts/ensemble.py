@@ -10,7 +10,7 @@ def main() -> None:
 
     searched = work.optional("shares")
     maps = average_runs(work.paths["tables"], work.part, searched and read_shares(searched))
-    write(work.path("table"), maps, work.provenance)
+    write(work.path("table"), maps, work.part.kept_classes, work.provenance)
 
 
 if __name__ == "__main__":
