@@ -74,7 +74,7 @@ def write_maps(path, maps: dict[str, np.ndarray]):
 
 def fixed(folder, data, maps, of: BinarisePart) -> tuple[dict, list[dict], int]:
     """(what the JSON holds, cases of the blend, length of the curve)."""
-    names = [folder / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet")]
+    names = [folder / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet", "confusion.parquet")]
     sources = Sources(data.samples, write_maps(folder / "oof.parquet", maps))
     fix_threshold(of, sources, data.pixels, data.folds, *names)
     rows = [row for row in read_table(names[2]).to_pylist() if row["run"] == "blend"]
@@ -255,7 +255,7 @@ def test_masks_from_neighbours_count_in_the_scores_and_their_effect_is_that_on_p
     table = write_maps(tmp_path / "oof.parquet", maps_of(predicted, 200, 10))
     sources = Sources(data.samples, table, jigsaw=jigsaw_table(tmp_path / "jigsaw.parquet", masks))
     part = BinarisePart(submission=rule(postprocess=[JIGSAW]), classes=["salt"])
-    names = [tmp_path / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet")]
+    names = [tmp_path / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet", "confusion.parquet")]
     fix_threshold(part, sources, data.pixels, data.folds, *names)
     scores = {row["sample_id"]: row["iou"] for row in read_table(names[2]).to_pylist() if row["run"] == "blend"}
     assert scores == {"a": 1, "b": 4 / 25, "c": 1, "d": 1}
@@ -279,7 +279,34 @@ def test_several_classes_take_the_most_probable_one(tmp_path):
     part = BinarisePart(submission=rule(encode="runs"), classes=["road", "car", "tree"], ignore_index=255)
     chosen, rows, length = fixed(tmp_path, data, maps, part)
     assert chosen == {"chosen": None} and length == 0
-    assert [(row["iou"], row["mean_precision"]) for row in rows] == [(1, None), (1, None)]
+    assert [(row["iou"], row["truth_iou"], row["mean_precision"]) for row in rows] == [(1, 1, None), (1, 1, None)]
+    pixels = read_table(tmp_path / "confusion.parquet").to_pylist()
+    counted = [row for row in pixels if row["pixels"]]
+    assert {(row["stage"], row["run"]) for row in pixels} == {("submission", "blend")} and len(pixels) == 2 * 9
+    assert [(row["fold"], row["truth"], row["predicted"], row["pixels"]) for row in counted] == [
+        (0, "road", "road", 7 * 8 - 16),
+        (0, "tree", "tree", 16),
+        (1, "road", "road", 8 * 8 - 25),
+        (1, "tree", "tree", 25),
+    ]
+
+
+def test_evaluated_classes_reach_the_scores_and_the_submission(tmp_path):
+    truths = {"a": square(4, 2), "b": square(0)}
+    data = data_of(tmp_path, truths)
+    predicted = {"a": square(2, 2), "b": square(1, 1)}
+    maps = {name: np.stack([np.where(mask == value, 90, 80) for value in range(3)]).astype(np.uint8)
+            for name, mask in predicted.items()}  # fmt: skip
+    classes, evaluated = ["road", "car", "tree"], ["car", "tree"]
+    part = BinarisePart(submission=rule(encode="street"), classes=classes, evaluated=evaluated)
+    _, rows, _ = fixed(tmp_path, data, maps, part)
+    assert [(row["iou"], row["truth_iou"]) for row in rows] == [(1 / 4, 1 / 4), (0, None)]
+    sending = SubmitPart(submission=part.submission, classes=classes, evaluated=evaluated)
+    submit(sending, Sources(data.samples, tmp_path / "oof.parquet"), tmp_path / "threshold.json", None, tmp_path / "s")
+    assert json.loads((tmp_path / "s").read_text()) == {
+        "a.jpg": {"tree": {"0": [[0, 1]], "1": [[0, 1]]}},
+        "b.jpg": {"car": {"0": [[0, 0]]}},
+    }
 
 
 def test_the_submission_has_the_masks_in_the_order_of_its_rows(tmp_path):

@@ -43,12 +43,57 @@ def test_mean_precision_keeps_the_shape():
 def test_several_classes_average_those_that_are_there():
     # class 0: I 2, T 3, P 2; class 1: I 1, T 1, P 2; class 2 is in neither
     result = scores_of([[0, 0, 0, 1]], [[0, 0, 1, 1]], classes=3)
-    assert result == pytest.approx({"dice": (4 / 5 + 2 / 3) / 2, "iou": (2 / 3 + 1 / 2) / 2})
+    iou = (2 / 3 + 1 / 2) / 2
+    assert result == pytest.approx({"dice": (4 / 5 + 2 / 3) / 2, "iou": iou, "truth_iou": iou})
+
+
+def test_truth_iou_looks_at_the_classes_of_the_truth_alone():
+    # class 0: I 2, U 4; class 1: I 1, U 2; class 2, only predicted, costs what it takes from the others.
+    truth, predicted = [[0, 0, 0, 0, 1, 1]], [[0, 0, 2, 2, 1, 2]]
+    assert scores_of(truth, predicted, 3) == pytest.approx(
+        {"dice": (4 / 6 + 2 / 3 + 0) / 3, "iou": (1 / 2 + 1 / 2 + 0) / 3, "truth_iou": 1 / 2}
+    )
+    # A class that is missed counts 0.
+    assert scores_of([[0, 1]], [[0, 0]], 3)["truth_iou"] == pytest.approx((1 / 2 + 0) / 2)
+
+
+def test_only_scored_classes_count():
+    counts = np.array([[[5, 9, 6], [1, 2, 4], [0, 0, 3]], [[8, 8, 8], [0, 0, 0], [0, 0, 0]]])
+    some = metrics.scores(counts, [1, 2])
+    assert some["iou"].tolist() == [1 / 5 / 2, 1]
+    assert some["dice"].tolist() == [2 / 6 / 2, 1]
+    assert some["truth_iou"][0] == 1 / 5 and np.isnan(some["truth_iou"][1])
+    assert list(some) == list(metrics.scores(counts, [2])) == ["dice", "iou", "truth_iou"]
+    for name, values in metrics.scores(counts, [0, 1, 2]).items():
+        np.testing.assert_array_equal(values, metrics.scores(counts)[name])
+    of_single = metrics.scores(counts[:, :1], [0])
+    assert list(of_single) == ["mean_precision", "dice", "iou"]
+
+
+def test_scored_indices():
+    classes = ["car", "lane", "sky", "own"]
+    assert metrics.scored_indices(classes, [], None) == metrics.scored_indices(classes, [], 255) == [0, 1, 2, 3]
+    assert metrics.scored_indices(classes, [], 3) == [0, 1, 2]
+    assert metrics.scored_indices(classes, ["sky", "car"], 3) == [0, 2]
+    assert metrics.scored_indices(["salt"], [], None) == [0]
+
+
+def test_dataset_iou_is_of_all_pixels_together():
+    counts = np.array([[[5, 9, 6], [1, 2, 4], [0, 0, 0]], [[3, 3, 3], [4, 4, 8], [0, 0, 0]]])
+    # class 0: I 8, U 12 + 9 - 8; class 1: I 5, U 6 + 12 - 5; class 2 is nowhere.
+    np.testing.assert_array_equal(metrics.class_ious(counts), [8 / 13, 5 / 13, np.nan])
+    assert metrics.dataset_iou(counts, [0, 1, 2]) == pytest.approx((8 / 13 + 5 / 13) / 2)
+    assert metrics.dataset_iou(counts, [1, 2]) == 5 / 13
+    assert metrics.dataset_iou(counts, [2]) == 1
+    assert metrics.dataset_iou(counts[:0], [0, 1]) == 1
+    # Unlike the mean over images.
+    assert metrics.dataset_iou(counts, [0, 1]) != pytest.approx(metrics.scores(counts)["iou"].mean())
 
 
 def test_ignored_pixels_count_nowhere():
-    assert scores_of([[0, 255, 255, 1]], [[0, 0, 1, 1]], 2, 255) == {"dice": 1.0, "iou": 1.0}
-    assert scores_of([[255, 255]], [[0, 1]], 2, 255) == {"dice": 1.0, "iou": 1.0}
+    assert scores_of([[0, 255, 255, 1]], [[0, 0, 1, 1]], 2, 255) == {"dice": 1.0, "iou": 1.0, "truth_iou": 1.0}
+    nothing = scores_of([[255, 255]], [[0, 1]], 2, 255)
+    assert nothing == {"dice": 1.0, "iou": 1.0, "truth_iou": pytest.approx(np.nan, nan_ok=True)}
     counts = metrics.intersections(np.array([[0, 0, 1]], np.uint8), np.array([[0, 1, 1]], np.uint8), 2, ignore_index=0)
     assert counts.tolist() == [[0, 0, 0], [1, 1, 1]]
 
@@ -76,7 +121,7 @@ def test_unfit_masks_are_refused():
 
 
 def test_names():
-    assert tuple(metrics.scores(np.zeros((0, 1, 3), np.int64))) == metrics.METRICS
+    assert tuple(metrics.scores(np.zeros((0, 1, 3), np.int64))) == metrics.METRICS[:3]
     assert tuple(metrics.scores(np.zeros((0, 4, 3), np.int64))) == metrics.METRICS[1:]
 
 

@@ -114,6 +114,57 @@ def test_runs_rebuild_the_mask(mask):
     np.testing.assert_array_equal(rebuilt, mask)
 
 
+def published(mask, classes, evaluated):
+    """The contest's runs of a mask, pixel by pixel."""
+    found = {}
+    for name in evaluated:
+        for y, row in enumerate(mask.tolist()):
+            for x, value in enumerate(row):
+                if classes[value] != name:
+                    continue
+                runs = found.setdefault(name, {}).setdefault(str(y), [])
+                if runs and runs[-1][1] == x - 1:
+                    runs[-1][1] = x
+                else:
+                    runs.append([x, x])
+    return found
+
+
+@given(MASKS, st.sampled_from([["road"], ["car", "sky"], ["sky", "road", "car"]]))
+def test_street_runs_are_those_of_a_loop_over_pixels(mask, evaluated):
+    classes = ["sky", "road", "car"]
+    assert submission.street_runs(mask, classes, evaluated) == published(mask, classes, evaluated)
+
+
+def test_hand_worked_street_file(tmp_path):
+    streets = np.array([[0, 0, 2, 2], [2, 2, 0, 2]] + [[1] * 4] * 9 + [[0, 2, 0, 0]], np.uint8)
+    masks = [("a", streets), ("a-1", streets[2:4]), ("b", streets[:1])]
+    submission.write(tmp_path / "s.json", masks, "street", None, ["sky", "road", "car"], ["car", "sky"])
+    assert (tmp_path / "s.json").read_bytes() == (
+        b'{"a-1.jpg":{},'
+        b'"a.jpg":{"car":{"0":[[2,3]],"1":[[0,1],[3,3]],"11":[[1,1]]},"sky":{"0":[[0,1]],"1":[[2,2]],"11":[[0,0],[2,3]]}},'
+        b'"b.jpg":{"car":{"0":[[2,3]]},"sky":{"0":[[0,1]]}}}'
+    )
+    text = (tmp_path / "s.json").read_text()
+    assert text == json.dumps(json.loads(text), separators=(",", ":"), sort_keys=True)
+
+
+def test_a_street_file_of_a_single_class_or_of_all(tmp_path):
+    submission.write(tmp_path / "s.json", [("b", EMPTY), ("a", SALT)], "street", None, ["salt"])
+    assert (tmp_path / "s.json").read_text() == '{"a.jpg":{"salt":{"0":[[1,1]],"1":[[0,1]]}},"b.jpg":{}}'
+    submission.write(tmp_path / "s.json", [("a", SALT)], "street", None, ["sky", "road"])
+    assert list(json.loads((tmp_path / "s.json").read_text())["a.jpg"]) == ["road", "sky"]
+    submission.write(tmp_path / "s.json", [], "street", None, ["salt"])
+    assert (tmp_path / "s.json").read_text() == "{}"
+
+
+def test_a_street_file_has_no_rows_and_each_sample_once(tmp_path):
+    with pytest.raises(RecipeError, match=r"submission\.rows: .*sample\.csv: street submissions have sorted keys"):
+        submission.write(tmp_path / "s.json", [], "street", tmp_path / "sample.csv", ["salt"])
+    with pytest.raises(DataError, match="'a' has two masks"):
+        submission.write(tmp_path / "s.json", [("a", SALT), ("a", SALT)], "street", None, ["salt"])
+
+
 def test_a_sample_submission_with_long_lines_is_read(tmp_path):
     (tmp_path / "sample.csv").write_text("id,rle_mask\na," + "1 1 " * 500_000 + "\n")
     submission.write(tmp_path / "s.csv", [("a", EMPTY)], "tgs", tmp_path / "sample.csv", ["salt"])

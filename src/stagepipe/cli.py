@@ -10,8 +10,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stagepipe.errors import StagepipeError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXAMPLES = {
     "check": """examples:
@@ -20,7 +24,8 @@ EXAMPLES = {
   stagepipe check --recipe-only recipe.yaml           # in a second, without data and networks""",
     "evaluate": """examples:
   stagepipe evaluate results/x/submission.csv solution.csv --size 101 101
-  stagepipe evaluate submission.csv solution.csv --images data/test/images --output cases.csv""",
+  stagepipe evaluate submission.csv solution.csv --images data/test/images --output cases.csv
+  stagepipe evaluate submission.json solution.json    # runs of street scenes""",
     "schema": """examples:
   stagepipe schema --output config/recipe.schema.json""",
 }
@@ -48,14 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--recipe-only", action="store_true", help="look at no data and build no network")
     check.set_defaults(run=_check)
 
-    evaluate = _command(commands, "evaluate", "score a submission, TGS or SIIM, against a solution of such a form")
+    evaluate = _command(commands, "evaluate", "score a submission, TGS, SIIM or street, against a solution of its form")
     evaluate.add_argument("submission", type=Path, metavar="SUBMISSION")
     evaluate.add_argument("solution", type=Path, metavar="SOLUTION")
-    size = evaluate.add_mutually_exclusive_group(required=True)
+    size = evaluate.add_mutually_exclusive_group()
     size.add_argument("--images", type=Path, metavar="FOLDER", help="folder of the images, which have the masks' sizes")
-    size.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of all masks")
+    size.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of all masks, of CSV files")
     evaluate.add_argument("--output", type=Path, metavar="CSV", help="write the scores of every image to this file")
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, refuse=evaluate.error)
 
     schema = _command(commands, "schema", "print the JSON schema of recipes, for editors")
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
@@ -98,8 +103,14 @@ def _check(arguments: argparse.Namespace) -> list[str]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> list[str]:
+    given = arguments.images or arguments.size
+    if arguments.submission.suffix.lower() == ".json":
+        if given:
+            arguments.refuse("--images and --size are for CSV files; leave them out")
+        return _evaluate_street(arguments)
+    if not given:
+        arguments.refuse("one of the arguments --images --size is required")
     from stagepipe.evaluate import evaluate
-    from stagepipe.storage import atomic
 
     size = arguments.images or tuple(arguments.size)
     if arguments.size and min(arguments.size) < 1:
@@ -108,10 +119,28 @@ def _evaluate(arguments: argparse.Namespace) -> list[str]:
     for name, mean in found.mean.items():
         sys.stdout.write(f"{name:<16}{mean:.6f}   all-empty {found.all_empty[name]:.6f}\n")
     sys.stdout.write(f"{'images':<16}{len(found.ids)}\n")
-    if arguments.output:
-        with atomic(arguments.output) as temporary:
-            found.cases.to_csv(temporary, index=False)
+    _write_cases(found.cases, arguments.output)
     return []
+
+
+def _evaluate_street(arguments: argparse.Namespace) -> list[str]:
+    from stagepipe.evaluate import evaluate_street
+
+    found = evaluate_street(arguments.submission, arguments.solution)
+    for name, mean in [("contest score", found.mean), *found.categories.items()]:
+        sys.stdout.write(f"{name:<15} {mean:.6f}\n")
+    without = f"   and {found.left_out} without a category, left out" if found.left_out else ""
+    sys.stdout.write(f"{'images':<16}{len(found.images)}{without}\n")
+    _write_cases(found.cases, arguments.output)
+    return []
+
+
+def _write_cases(cases: pd.DataFrame, output: Path | None) -> None:
+    if output:
+        from stagepipe.storage import atomic
+
+        with atomic(output) as temporary:
+            cases.to_csv(temporary, index=False)
 
 
 def _schema(arguments: argparse.Namespace) -> list[str]:

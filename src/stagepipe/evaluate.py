@@ -1,20 +1,23 @@
 """Scores of a submission file against a solution file."""
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from stagepipe import metrics, rle
-from stagepipe.csvfiles import listed, read_strings, repeated
+from stagepipe.csvfiles import LARGEST, listed, read_strings, repeated
 from stagepipe.data.decode import DICOM, MAX_PIXELS, FileFault, image_size
 from stagepipe.data.raw import IMAGES
 from stagepipe.errors import DataError, shortened
+from stagepipe.street_contest import ContestScore, contest_score
 from stagepipe.submission import HEADERS
 
 Size = tuple[int, int]
@@ -32,19 +35,18 @@ class Evaluation:
     @cached_property
     def cases(self) -> pd.DataFrame:
         """Columns id, mean_precision, dice, iou; a row per image, sorted by id."""
-        values = metrics.scores(self.counts)
-        return pd.DataFrame({"id": self.ids} | {name: values[name] for name in metrics.METRICS})
+        return pd.DataFrame({"id": self.ids} | metrics.scores(self.counts))
 
     @property
     def mean(self) -> dict[str, float]:
         """Mean over images of each metric."""
-        return {name: float(self.cases[name].mean()) for name in metrics.METRICS}
+        return {name: float(values.mean()) for name, values in metrics.scores(self.counts).items()}
 
     @property
     def all_empty(self) -> dict[str, float]:
         """The same of empty masks: the score that costs nothing."""
-        values = metrics.scores(self.counts * np.array([0, 1, 0]))
-        return {name: float(values[name].mean()) for name in metrics.METRICS}
+        empty = metrics.scores(self.counts * np.array([0, 1, 0]))
+        return {name: float(values.mean()) for name, values in empty.items()}
 
 
 def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
@@ -81,6 +83,45 @@ def evaluate(submission: Path, solution: Path, size: Size | Path) -> Evaluation:
     if found:
         raise DataError("; ".join(found))
     return Evaluation(ids, np.array(counts, np.int64).reshape(-1, 1, 3))
+
+
+def evaluate_street(submission: Path, solution: Path) -> ContestScore:
+    """Score one JSON file of street runs against another one, as the Signate contest of 2018 did (`contest_score`).
+
+    One DataError lists images that are missing or unknown, another one runs that can't be read.
+    """
+    sent, solved = _read_runs(submission), _read_runs(solution)
+    faults = {
+        f"{submission}: images that are missing": sorted(set(solved) - set(sent)),
+        f"{submission}: images that aren't in {solution}": sorted(set(sent) - set(solved)),
+    }
+    found = [f"{fault}: {listed(names)}" for fault, names in faults.items() if names]
+    if found:
+        raise DataError("; ".join(found))
+    return contest_score(solved, sent, (str(solution), str(submission)))
+
+
+def _read_runs(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: is no file; write the path of a JSON file of street runs")
+    if (size := path.stat().st_size) > LARGEST:
+        raise DataError(f"{path}: is {size:,} bytes long; at most {LARGEST:,} are read")
+    try:
+        found = json.loads(path.read_bytes(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: isn't readable JSON ({shortened(str(error))}); write it anew") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds {type(found).__name__}, not runs by the names of images; write an object")
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object; ValueError for a key that stands twice, whose first value JSON would drop."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {repeated(key for key, _ in pairs)[0]!r} stands twice in an object")
+    return found
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from stagepipe.postprocess.jigsaw.tables import applied, effect_rows, read_repla
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.model import Emptiness, Submission
 from stagepipe.recipe.submission_parts import BinarisePart, SubmitPart
-from stagepipe.scores import cases, folds_by_id
+from stagepipe.scores import folds_by_id, score
 from stagepipe.storage import atomic
 from stagepipe.tables import THRESHOLDS
 from stagepipe.triplets import Triplet, expand
@@ -84,14 +84,16 @@ def fix_threshold(
     threshold: Path,
     thresholds: Path,
     scored: Path,
+    confusion: Path,
     provenance: Provenance | None = None,
 ) -> None:
     """Choose the threshold or triplet on pooled out-of-fold predictions, and score the masks it gives.
 
     Writes `threshold` (JSON: chosen and, of a single class, searched, metric, best, in_sample, nested, by_fold),
-    `thresholds` (the score of each) and `scored` (CASES of the blend). A triplet is a JSON object, and is searched if
-    the recipe has several. Several classes take the most probable one, so there is no score to write. Masks that are
-    empty or replaced whatever the threshold are scored as such, but the search sees the blend alone.
+    `thresholds` (the score of each), `scored` and `confusion` (CASES and CONFUSION of the blend). A triplet is a JSON
+    object, and is searched if the recipe has several. Several classes take the most probable one, so there is no score
+    to write. Masks that are empty or replaced whatever the threshold are scored as such, but the search sees the blend
+    alone.
     """
     rule, fold_of = part.submission, folds_by_id(folds)
     truths = label_reader(sources.samples, pixels)
@@ -102,13 +104,10 @@ def fix_threshold(
         chosen, curve = choose(rule, iterate(sources.table), truths, fold_of)
     cut = read_rule(chosen["chosen"])
     masks = final_masks(iterate(sources.table), cut, rule, sources.empty(rule), sources.replaced("train"))
-    levels = ((sample_id, _as_map(mask, len(part.classes))) for sample_id, mask in masks)
-    half = 0.5 if len(part.classes) == 1 else None
-    rows = cases(
-        "submission", "blend", fold_of, "out_of_fold", levels, truths, half, len(part.classes), part.ignore_index
-    )
+    found = score("submission", "blend", fold_of, masks, truths, part.classes, part.evaluated, part.ignore_index)
     write_table(thresholds, curve, provenance)
-    write_table(scored, rows, provenance)
+    write_table(scored, found.cases, provenance)
+    write_table(confusion, found.confusion, provenance)
     with atomic(threshold) as temporary:
         temporary.write_text(json.dumps(chosen, indent=1), encoding="utf-8")
 
@@ -178,7 +177,7 @@ def submit(part: SubmitPart, sources: Sources, threshold: Path, rows: Path | Non
     if rule.size is not None:
         size = rule.size
         masks = ((sample_id, resized(mask, *size)) for sample_id, mask in masks)
-    submission.write(path, masks, rule.encode, rows, part.classes)
+    submission.write(path, masks, rule.encode, rows, part.classes, part.evaluated)
 
 
 def chosen_threshold(path: Path) -> Rule:
@@ -211,9 +210,3 @@ def black_images(samples: Path) -> set[str]:
     """Ids of the images that have one single value."""
     table: pa.Table = read_table(samples, ["sample_id", "black"])
     return set(table.filter(table["black"])["sample_id"].to_pylist())
-
-
-def _as_map(mask: Map, classes: int) -> Map:
-    """A mask as certain probabilities, uint8 [classes, H, W] of 0 and 255."""
-    values = [1] if classes == 1 else range(classes)
-    return np.stack([(mask == value) * np.uint8(255) for value in values])

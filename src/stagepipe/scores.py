@@ -1,6 +1,7 @@
 """Scores of out-of-fold predictions, per image and summed up."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -17,102 +18,155 @@ from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.parts import ScorePart
 from stagepipe.storage import atomic
-from stagepipe.tables import CASES
+from stagepipe.tables import CASES, CONFUSION
 
 Mask = NDArray[np.uint8]
+Counts = NDArray[np.int64]
 ALL_EMPTY = "all_empty"
+SPLIT = "out_of_fold"
 
 
-def cases(
+@dataclass(frozen=True)
+class Scored:
+    """What the masks of a run, or of several, score."""
+
+    cases: pa.Table
+    """of schema CASES"""
+    confusion: pa.Table
+    """of schema CONFUSION"""
+
+
+def score(
     stage: str,
     run: str,
     folds_of: Mapping[str, int],
-    split: str,
-    maps: Iterable[tuple[str, NDArray[np.uint8]]],
+    masks: Iterable[tuple[str, Mask]],
     truths: Callable[[str], Mask],
-    threshold: float | None,
-    classes: int,
+    classes: Sequence[str],
+    evaluated: Sequence[str] = (),
     ignore_index: int | None = None,
     all_empty: bool = True,
-) -> pa.Table:
-    """Score maps (sample_id, uint8 [classes, height, width]) against truths(sample_id), one row of CASES per image.
+) -> Scored:
+    """Score out-of-fold masks (sample_id, uint8 [height, width]) against truths(sample_id), a case per image.
 
-    `classes` counts the channels of a map; a single class needs the threshold of its masks, several take None.
-    `all_empty` adds the rows of the run "all_empty", whose masks are all 0: the score that costs nothing. Foreground
-    shares count what isn't 0, among pixels that aren't ignored. ArtefactError if a map and its mask differ in size or
-    the sample has no fold.
+    `evaluated`: names of the classes that a score is the mean of; none: all but the ignored one. `all_empty` adds the
+    cases of the run "all_empty", whose masks are all 0: the score that costs nothing. Foreground shares count what
+    isn't 0, among pixels that aren't ignored. ArtefactError if a mask and its truth differ in size or the sample has no
+    fold.
     """
-    ids: list[str] = []
-    predicted, empty = [], []
-    for sample_id, quantised in maps:
+    names = list(classes) if len(classes) > 1 else ["background", *classes]
+    sums: dict[int, Counts] = {}
+    ids, counts = [], []
+    for sample_id, mask in masks:
         truth = truths(sample_id)
-        if quantised.shape != (classes, *truth.shape) or sample_id not in folds_of:
+        if mask.shape != truth.shape or sample_id not in folds_of:
             raise ArtefactError(
-                f"sample {sample_id!r}: the map is {quantised.shape} for a mask {truth.shape} of {classes} classes, "
-                f"fold {folds_of.get(sample_id)}; predict again"
+                f"sample {sample_id!r}: the prediction is {mask.shape} for a mask {truth.shape}, fold "
+                f"{folds_of.get(sample_id)}; predict again"
             )
+        pixels = metrics.confusion(truth, mask, len(classes), ignore_index)
+        sums[folds_of[sample_id]] = sums.get(folds_of[sample_id], 0) + pixels
         ids.append(sample_id)
-        predicted.append(_counts(truth, binarise(quantised, threshold), classes, ignore_index))
-        empty.append(_counts(truth, np.zeros_like(truth), classes, ignore_index))
-    numbers = [folds_of[sample_id] for sample_id in ids]
-    rows = [_rows(stage, run, numbers, split, ids, predicted, classes)]
+        counts.append(metrics.confusion_counts(pixels))
+    stacked = np.array(counts, np.int64).reshape(-1, len(names), 3)
+    folds = [folds_of[sample_id] for sample_id in ids]
+    scored = metrics.scored_indices(classes, evaluated, ignore_index) if len(classes) > 1 else None
+    rows = [_cases(stage, run, folds, ids, stacked, scored)]
     if all_empty:
-        rows.append(_rows(stage, ALL_EMPTY, numbers, split, ids, empty, classes))
-    return pa.concat_tables(rows)
+        rows.append(_cases(stage, ALL_EMPTY, folds, ids, _all_empty(stacked), scored))
+    return Scored(pa.concat_tables(rows), _confusion(stage, run, dict(sorted(sums.items())), names))
 
 
-def _counts(truth: Mask, predicted: Mask, classes: int, ignore_index: int | None) -> NDArray[np.int64]:
-    """Pixels (intersection, truth, predicted) per class; a last row (counted, true and predicted foreground)."""
-    counted = np.ones(truth.shape, bool) if ignore_index is None else truth != ignore_index
-    foreground = [counted.sum(), (truth[counted] > 0).sum(), (predicted[counted] > 0).sum()]
-    return np.vstack([metrics.intersections(truth, predicted, classes, ignore_index), foreground])
+def _all_empty(counts: Counts) -> Counts:
+    """The same truths against masks that are all 0."""
+    result = counts * np.array([0, 1, 0])
+    result[:, 0, 0], result[:, 0, 2] = counts[:, 0, 1], counts[:, :, 1].sum(axis=1)
+    return result
 
 
-def _rows(
-    stage: str, run: str, folds: list[int], split: str, ids: list[str], counts: list[NDArray[np.int64]], classes: int
+def _cases(
+    stage: str, run: str, folds: list[int], ids: list[str], counts: Counts, scored: Sequence[int] | None
 ) -> pa.Table:
-    stacked = np.array(counts, np.int64).reshape(-1, classes + 1, 3)
-    values = metrics.scores(stacked[:, :-1])
-    counted, true, predicted = stacked[:, -1].T
+    """Cases of counts [N, classes, 3]; `scored` is None for a single class, whose background comes first."""
+    values = metrics.scores(counts[:, 1:] if scored is None else counts, scored)
     columns = {name: values[name] if name in values else pa.nulls(len(ids)) for name in metrics.METRICS}
-    columns |= {"coverage": true / np.maximum(counted, 1), "predicted": predicted / np.maximum(counted, 1)}
-    same = {"stage": stage, "run": run, "split": split}
+    counted = np.maximum(counts[:, :, 1].sum(axis=1), 1)
+    columns |= {"coverage": counts[:, 1:, 1].sum(axis=1) / counted, "predicted": counts[:, 1:, 2].sum(axis=1) / counted}
+    same = {"stage": stage, "run": run, "split": SPLIT}
     columns |= {"fold": folds, "sample_id": ids} | {name: [value] * len(ids) for name, value in same.items()}
-    return pa.table([pa.array(columns[column.name], column.type) for column in CASES], schema=CASES)
+    # A score that is not a number is none.
+    arrays = [pa.array(columns[column.name], column.type, from_pandas=True) for column in CASES]
+    return pa.table(arrays, schema=CASES)
 
 
-def summary(cases: pa.Table) -> pd.DataFrame:
+def _confusion(stage: str, run: str, sums: Mapping[int, Counts], names: Sequence[str]) -> pa.Table:
+    """Rows of the confusion [names, names] of each fold."""
+    fold, truth, predicted = np.indices((len(sums), len(names), len(names))).reshape(3, -1)
+    columns = {"stage": [stage] * len(fold), "run": [run] * len(fold), "fold": np.array(list(sums), np.int32)[fold]}
+    columns |= {"truth": np.array(names)[truth], "predicted": np.array(names)[predicted]}
+    return pa.table(columns | {"pixels": np.array(list(sums.values()), np.int64).ravel()}, schema=CONFUSION)
+
+
+def summary(cases: pa.Table, confusion: pa.Table | None = None, scored: Sequence[str] = ()) -> pd.DataFrame:
     """Mean scores over the images of each fold, and of all folds pooled (fold "all").
 
-    Columns stage, run, fold (string), split, metric, value; metrics that no image of a group has are left out.
+    Columns stage, run, fold (string), split, metric, value; metrics that no image of a group has are left out. A table
+    of schema CONFUSION and the names of the `scored` classes add `dataset_iou`, the mean over those classes of the IoU
+    of all images' pixels together.
     """
-    frame = cases.to_pandas()
-    pooled = pd.concat([frame.assign(fold=frame["fold"].astype(str)), frame.assign(fold="all")])
     keys = ["stage", "run", "fold", "split"]
-    long = pooled.melt(id_vars=keys, value_vars=list(metrics.METRICS), var_name="metric").dropna(subset="value")
-    means = long.groupby([*keys, "metric"], sort=True, as_index=False)["value"].mean()
-    return means.astype({"value": float})
+    long = _pooled(cases).melt(id_vars=keys, value_vars=list(metrics.METRICS), var_name="metric").dropna(subset="value")
+    means = long.groupby([*keys, "metric"], as_index=False)["value"].mean()
+    if confusion is not None and confusion.num_rows:
+        means = pd.concat([means, _dataset_ious(confusion, scored)], ignore_index=True)
+    return means.sort_values([*keys, "metric"], ignore_index=True).astype({"value": float})
 
 
-def stage_cases(part: ScorePart, samples: Path, pixels: Path, folds: Path, tables: Sequence[Path]) -> pa.Table:
+def _pooled(table: pa.Table) -> pd.DataFrame:
+    """All rows twice: in their fold, as a string, and in the fold "all"."""
+    frame = table.to_pandas()
+    return pd.concat([frame.assign(fold=frame["fold"].astype(str)), frame.assign(fold="all")])
+
+
+def _dataset_ious(confusion: pa.Table, scored: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for (stage, run, fold), group in _pooled(confusion).groupby(["stage", "run", "fold"]):
+        pixels = group.pivot_table(index="truth", columns="predicted", values="pixels", aggfunc="sum")
+        counts = metrics.confusion_counts(pixels.to_numpy(np.int64))
+        value = metrics.dataset_iou(counts[None], pixels.index.get_indexer(list(scored)))
+        rows.append((stage, run, fold, SPLIT, "dataset_iou", value))
+    return pd.DataFrame(rows, columns=["stage", "run", "fold", "split", "metric", "value"])
+
+
+def stage_scores(part: ScorePart, samples: Path, pixels: Path, folds: Path, tables: Sequence[Path]) -> Scored:
     """Score every run of a stage and its ensemble out of fold.
 
     `tables` holds every fold's table of the first run, then of the next, and last the ensemble's table. A single class
-    is cut at 0.5. Rows "all_empty" come once.
+    is cut at 0.5. Cases of "all_empty" come once.
     """
     truths = label_reader(samples, pixels)
     fold_of = folds_by_id(folds)
     count = (len(tables) - 1) // (len(part.runs) - 1)
     groups = [list(tables[start : start + count]) for start in range(0, len(tables) - 1, count)] + [[tables[-1]]]
-    threshold = 0.5 if len(part.classes) == 1 else None
-    parts = [
-        cases(
-            part.stage, run, fold_of, "out_of_fold", chain.from_iterable(map(iterate, group)), truths, threshold,
-            len(part.classes), part.ignore_index, all_empty=run == "ensemble",
+    found = [
+        score(
+            part.stage, run, fold_of, _masks(group, len(part.classes)), truths, part.classes, part.evaluated,
+            part.ignore_index, all_empty=run == "ensemble",
         )
         for run, group in zip(part.runs, groups, strict=True)
     ]  # fmt: skip
-    return pa.concat_tables(parts)
+    cases, confusions = [run.cases for run in found], [run.confusion for run in found]
+    return Scored(pa.concat_tables(cases), pa.concat_tables(confusions))
+
+
+def _masks(tables: Sequence[Path], classes: int) -> Iterator[tuple[str, Mask]]:
+    """The most probable class of each pixel; of a single class what is above 0.5."""
+    for sample_id, quantised in chain.from_iterable(map(iterate, tables)):
+        if len(quantised) != classes:
+            raise ArtefactError(
+                f"sample {sample_id!r}: the map has {len(quantised)} channels for {classes} classes; predict again"
+            )
+        yield sample_id, binarise(quantised, 0.5 if classes == 1 else None)
 
 
 def folds_by_id(folds: Path) -> dict[str, int]:
@@ -121,8 +175,12 @@ def folds_by_id(folds: Path) -> dict[str, int]:
     return dict(zip(table["sample_id"].to_pylist(), table["fold"].to_pylist(), strict=True))
 
 
-def write_summary(cases: Sequence[Path], path: Path) -> None:
-    """Write the means of several tables of cases as one CSV file (see `summary`)."""
-    means = pd.concat([summary(read_table(table)) for table in cases], ignore_index=True)
+def write_summary(cases: Sequence[Path], confusions: Sequence[Path], scored: Sequence[str], path: Path) -> None:
+    """Write the means of several tables of cases, each with its confusions, as one CSV file (see `summary`).
+
+    `scored`: names of the classes that `dataset_iou` is the mean of; none: it is left out.
+    """
+    pairs = zip(cases, confusions, strict=True)
+    means = [summary(read_table(table), read_table(pixels) if scored else None, scored) for table, pixels in pairs]
     with atomic(path) as temporary:
-        means.to_csv(temporary, index=False, lineterminator="\n")
+        pd.concat(means, ignore_index=True).to_csv(temporary, index=False, lineterminator="\n")

@@ -25,7 +25,7 @@ except StagepipeError as error:
 jobs_use_this_python()
 RECIPE = PLAN.recipe
 JIGSAW = submission_parts.jigsaw(RECIPE)
-SUBMISSION = "submission.json" if RECIPE.submission.encode == "runs" else "submission.csv"
+SUBMISSION = "submission.json" if RECIPE.submission.encode in ("runs", "street") else "submission.csv"
 
 
 def hold(plan):
@@ -196,6 +196,11 @@ def all_cases(wildcards):
     return [f"<results>/{stage.name}/cases.parquet" for stage in RECIPE.stages] + ["<results>/submission/cases.parquet"]
 
 
+def all_confusions(wildcards):
+    """Pixels by true and predicted class, of every stage and of the submission."""
+    return [cases.replace("cases.parquet", "confusion.parquet") for cases in all_cases(wildcards)]
+
+
 def all_histories(wildcards):
     """Histories of every phase of every fold."""
     return [
@@ -266,6 +271,10 @@ def jigsaw_part(wildcards):
 
 def score_part(wildcards):
     return parts.score_part(RECIPE, wildcards.stage).text()
+
+
+def collect_part(wildcards):
+    return parts.collect_part(RECIPE).text()
 
 
 def pseudolabels_part(wildcards):

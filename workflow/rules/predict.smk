@@ -66,6 +66,7 @@ rule score:
         code=code("score"),
     output:
         cases="<results>/{stage}/cases.parquet",
+        confusion="<results>/{stage}/confusion.parquet",
     log:
         "<logs>/score/{stage}.log",
     benchmark:
@@ -83,3 +84,4 @@ rule score:
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
         " --folds {input.folds} --tables {input.tables} {input.ensemble} --cases {output.cases}"
+        " --confusion {output.confusion}"

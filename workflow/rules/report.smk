@@ -9,7 +9,11 @@ PICTURES = {
     "thresholds": "Scores",
     "cases": "Predictions",
     "cost": "Cost",
-} | ({"mosaics": "Predictions"} if JIGSAW else {})
+}
+if JIGSAW:
+    PICTURES["mosaics"] = "Predictions"
+if len(RECIPE.dataset.classes) > 1:
+    PICTURES["confusion"] = "Scores"
 
 
 rule report:
@@ -24,6 +28,7 @@ rule report:
         weights=all_weights,
         pseudolabels=all_pseudolabels,
         cases=all_cases,
+        confusions=all_confusions,
         scores=rules.collect_scores.output.scores,
         threshold=rules.binarise.output.threshold,
         thresholds=rules.binarise.output.thresholds,
@@ -64,7 +69,8 @@ rule report:
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
         " --faults {input.faults} --folds {input.folds} --histories {input.histories} --weights {input.weights}"
-        " --pseudolabels {input.pseudolabels} --cases {input.cases} --scores {input.scores}"
+        " --pseudolabels {input.pseudolabels} --cases {input.cases}"
+        " --confusions {input.confusions} --scores {input.scores}"
         " --threshold {input.threshold} --thresholds {input.thresholds} --out-of-fold {input.out_of_fold}"
         " --test {input.test} --shares {params.shares} --emptiness {input.emptiness} --mosaics {params.mosaics} --jigsaw {params.jigsaw}"
         " --jigsaw-effects {params.jigsaw_effects} --submission {input.submission} --benchmarks {params.benchmarks} --html {output.html}"

@@ -96,6 +96,7 @@ rule binarise:
         threshold="<results>/submission/threshold.json",
         thresholds="<results>/submission/thresholds.parquet",
         cases="<results>/submission/cases.parquet",
+        confusion="<results>/submission/confusion.parquet",
     log:
         "<logs>/binarise.log",
     benchmark:
@@ -116,6 +117,7 @@ rule binarise:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
         " --folds {input.folds} --table {input.table} --emptiness {params.emptiness} --jigsaw {params.jigsaw}"
         " --threshold {output.threshold} --thresholds {output.thresholds} --cases {output.cases}"
+        " --confusion {output.confusion}"
 
 
 rule submit:
@@ -153,6 +155,7 @@ rule submit:
 rule collect_scores:
     input:
         cases=all_cases,
+        confusions=all_confusions,
         code=code("collect_scores"),
     output:
         scores="<results>/scores.csv",
@@ -166,8 +169,10 @@ rule collect_scores:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(10),
     params:
+        part=collect_part,
         job=job("collect_scores"),
     message:
         "Collecting scores"
     shell:
-        "exec python {params.job} --log {log} --cases {input.cases} --scores {output.scores}"
+        "exec python {params.job} --part {params.part:q} --log {log} --cases {input.cases} --confusions {input.confusions}"
+        " --scores {output.scores}"

@@ -5,10 +5,10 @@ from stagepipe.recipe.parts import CollectPart
 
 
 def main() -> None:
-    work = script.start(__doc__, CollectPart, inputs=["cases"], outputs=["scores"])
+    work = script.start(__doc__, CollectPart, inputs=["cases", "confusions"], outputs=["scores"])
     from stagepipe.scores import write_summary
 
-    write_summary(work.paths["cases"], work.path("scores"))
+    write_summary(work.paths["cases"], work.paths["confusions"], work.part.scored, work.path("scores"))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from stagepipe import script
 from stagepipe.recipe.parts import ReportPart
 
 INPUTS = [
-    "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "scores", "threshold",
-    "thresholds", "out-of-fold", "test", "shares", "emptiness", "mosaics", "jigsaw", "jigsaw-effects", "submission",
-    "benchmarks",
+    "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "confusions", "scores",
+    "threshold", "thresholds", "out-of-fold", "test", "shares", "emptiness", "mosaics", "jigsaw", "jigsaw-effects",
+    "submission", "benchmarks",
 ]  # fmt: skip
 
 
@@ -25,6 +25,7 @@ def main() -> None:
         faults=work.path("faults"),
         histories=work.paths["histories"],
         cases=work.paths["cases"],
+        confusions=work.paths["confusions"],
         scores_csv=work.path("scores"),
         pseudolabels={path.relative_to(html.parent).parent.as_posix(): path for path in work.paths["pseudolabels"]},
         threshold_summary=work.path("threshold"),
