@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy import ndimage
 
 from stagepipe import binarise, rle, scores, submission, tables
-from stagepipe.artefacts import Provenance, read_table, write_table
+from stagepipe.artefacts import Provenance, write_table
 from stagepipe.data import store
 from stagepipe.masks import Sources, fix_threshold
 from stagepipe.probabilities import ProbabilityWriter
@@ -88,12 +88,17 @@ STREET = {
 }
 
 
-def build(folder: Path, tree: dict, sizes: list[tuple[int, int]], train: int = 40, test: int = 24) -> ReportInputs:
-    """Write all inputs of a report on the recipe `tree` below `folder`; image sizes repeat in turn."""
+def build(
+    folder: Path, tree: dict, sizes: list[tuple[int, int]], train: int = 40, test: int = 24, draw_mask=None
+) -> ReportInputs:
+    """Write all inputs of a report on the recipe `tree` below `folder`; image sizes repeat in turn.
+
+    draw_mask: makes a mask of a random generator, height, width and number of classes; none: blobs.
+    """
     recipe = validate(tree, "example")
     classes, folds, draw = recipe.dataset.classes, recipe.folds.count, np.random.default_rng(3)
     depth = recipe.dataset.channels == "gray"
-    truths = _samples(folder, draw, sizes, train, test, 1 if depth else 3, len(classes), depth)
+    truths = _samples(folder, draw, sizes, train, test, 1 if depth else 3, len(classes), depth, draw_mask or _mask)
     fold_of = {name: place % folds for place, name in enumerate(name for name in truths if name.startswith("train"))}
     count = len(fold_of)
     split = pa.table({"sample_id": list(fold_of), "fold": list(fold_of.values()), "always_train": [False] * count})
@@ -102,15 +107,22 @@ def build(folder: Path, tree: dict, sizes: list[tuple[int, int]], train: int = 4
               ["b<3>", "train/masks/b3.png", "not_binary", "holds the values 0, 17 and 255"]]  # fmt: skip
     columns = dict(zip(tables.FAULTS.names, zip(*faults, strict=True), strict=True))
     write_table(folder / "faults.parquet", pa.table(columns, schema=tables.FAULTS))
-    noise = {"submission": 1.0} | {stage.name: 1.6 - 0.25 * place for place, stage in enumerate(recipe.stages)}
-    cases = []
+    noise = {stage.name: 1.6 - 0.25 * place for place, stage in enumerate(recipe.stages)} | {"submission": 1.0}
+    cases, confusions = [], []
     for stage, level in noise.items():
         runs = ["blend"] if stage == "submission" else [*recipe.stage(stage).runs, "ensemble"]
         cases.append(folder / f"{stage}/cases.parquet")
-        write_table(cases[-1], _cases(stage, runs, level, truths, fold_of, draw, len(classes), recipe))
-    summary = pa.concat_tables([pa.table(scores.summary(read_table(path))) for path in cases]).to_pandas()
-    summary.to_csv(folder / "scores.csv", index=False)
-    return _finish(folder, recipe, truths, fold_of, draw, cases)
+        confusions.append(folder / f"{stage}/confusion.parquet")
+        scored = []
+        for place, run in enumerate(runs):
+            maps = _maps(draw, truths, fold_of, len(classes), level)
+            scored.append(_scored(stage, run, maps, truths, fold_of, recipe, all_empty=place == 0))
+        write_table(cases[-1], pa.concat_tables([part.cases for part in scored]))
+        write_table(confusions[-1], pa.concat_tables([part.confusion for part in scored]))
+    scored_classes = recipe.dataset.scored if len(classes) > 1 else []
+    scores.write_summary(cases, confusions, scored_classes, folder / "scores.csv")
+    # The submission comes last: its maps are the blend's.
+    return dataclasses.replace(_finish(folder, recipe, truths, maps, draw, cases), confusions=confusions)
 
 
 def add_mosaics(folder: Path, inputs: ReportInputs, grids: list, replaced: list, effects: list) -> ReportInputs:
@@ -152,13 +164,13 @@ def add_mosaics(folder: Path, inputs: ReportInputs, grids: list, replaced: list,
     return dataclasses.replace(inputs, **paths)
 
 
-def _samples(folder, draw, sizes, train, test, channels, classes, depth):
+def _samples(folder, draw, sizes, train, test, channels, classes, depth, draw_mask):
     rows, truths = [], {}
     names = [f"test{place:03}" for place in range(test)] + [f"train{place:03}" for place in range(train)]
     with store.writing(folder / "pixels.bin") as append:
         for place, name in enumerate(names):
             height, width = sizes[place % len(sizes)]
-            mask = _mask(draw, height, width, classes)
+            mask = draw_mask(draw, height, width, classes)
             black = place % 19 == 5
             image = np.zeros((height, width, channels), np.uint8) if black else _image(draw, mask, channels)
             mask = mask * 0 if black and classes == 1 else mask
@@ -212,26 +224,28 @@ def _predict(draw, mask, classes, level):
     return exponents / exponents.sum(axis=0)
 
 
-def _cases(stage, runs, level, truths, fold_of, draw, classes, recipe):
-    parts = []
-    for place, run in enumerate(runs):
-        maps = [
-            (name, np.round(255 * _predict(draw, truths[name], classes, level)).astype(np.uint8)) for name in fold_of
-        ]
-        cut, ignored = 0.5 if classes == 1 else None, recipe.dataset.ignore_index
-        arguments = (stage, run, fold_of, "out_of_fold", maps, truths.__getitem__, cut, classes, ignored)
-        parts.append(scores.cases(*arguments, all_empty=place == 0))
-    return pa.concat_tables(parts)
+def _maps(draw, truths, fold_of, classes, level):
+    """Quantised maps of the labelled samples."""
+    return {name: np.round(255 * _predict(draw, truths[name], classes, level)).astype(np.uint8) for name in fold_of}
 
 
-def _finish(folder, recipe, truths, fold_of, draw, cases) -> ReportInputs:
+def _scored(stage, run, maps, truths, fold_of, recipe, all_empty):
+    dataset = recipe.dataset
+    masks = ((name, binarise.apply(levels, 0.5 if len(levels) == 1 else None)) for name, levels in maps.items())
+    rules = (dataset.classes, dataset.evaluated, dataset.ignore_index, all_empty)
+    return scores.score(stage, run, fold_of, masks, truths.__getitem__, *rules)
+
+
+def _finish(folder, recipe, truths, maps, draw, cases) -> ReportInputs:
     classes = len(recipe.dataset.classes)
     single = classes == 1
     for split in ("train", "test"):
         origin = Provenance(part="ab" * 32, inputs={"stage1/weights.safetensors": "cd" * 32}, code="ef" * 32, seed=7)
         with ProbabilityWriter(folder / f"blend/{split}.parquet", origin) as writer:
             for name, truth in truths.items():
-                if name.startswith(split):
+                if name in maps and split == "train":
+                    writer.add_quantised(name, maps[name])
+                elif name.startswith(split):
                     writer.add(name, _predict(draw, truth, classes, 1.0))
     tests = [
         (name, np.where(truth == 255, 0, truth).astype(np.uint8))
@@ -251,7 +265,7 @@ def _finish(folder, recipe, truths, fold_of, draw, cases) -> ReportInputs:
     threshold.write_text(json.dumps(chosen))
     if recipe.submission.triplets:
         sources = Sources(folder / "samples.parquet", folder / "blend/train.parquet")
-        outputs = [threshold, curve, folder / "submission/blend.parquet"]
+        outputs = [threshold, curve, folder / "submission/blend.parquet", folder / "submission/blend_confusion.parquet"]
         fix_threshold(
             submission_parts.binarise_part(recipe), sources, folder / "pixels.bin", folder / "folds.parquet", *outputs
         )

@@ -93,7 +93,8 @@ def test_a_browser_shows_it_without_a_fault(name, width, request):
 def test_every_link_leads_somewhere_and_nothing_is_loaded(name, request):
     built = request.getfixturevalue(name)
     outline = Outline(built.page)
-    anchors = [anchor for anchor in CONTENTS if anchor not in ("mosaics", "blend")]
+    left_out = {"mosaics", "blend"} | ({"classes"} if built.inputs.recipe.dataset.outputs == 1 else set())
+    anchors = [anchor for anchor in CONTENTS if anchor not in left_out]
     assert outline.links == [f"#{anchor}" for anchor in anchors]
     assert set(anchors) == outline.anchors - {""}
     assert all(image["alt"] and image["src"].startswith("data:image/png") for image in outline.images)
@@ -103,8 +104,10 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded(name, request):
 
 @pytest.mark.parametrize("name", ["salt", "street", "chest"])
 def test_all_pictures_are_always_written(name, request):
-    folder = request.getfixturevalue(name).pictures
-    assert sorted(path.name for path in folder.iterdir()) == sorted(report.PICTURES)
+    built = request.getfixturevalue(name)
+    folder, several = built.pictures, built.inputs.recipe.dataset.outputs > 1
+    more = [report.CONFUSION_PICTURE] if several else []
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*report.PICTURES, *more])
     for path in folder.iterdir():
         pixels = np.asarray(Image.open(path).convert("L"))
         assert pixels.std() > 1, path.name
@@ -363,7 +366,8 @@ def test_cases_are_the_worst_the_best_and_others(salt):
 
 
 def test_only_the_maps_of_wanted_samples_are_kept(salt):
-    maps, histogram = overlays.read_maps(salt.inputs.blend_out_of_fold, {"train003", "train007"})
+    histogram = np.zeros(256, np.int64)
+    maps = dict(overlays.wanted_maps(salt.inputs.blend_out_of_fold, {"train003", "train007"}, histogram))
     assert sorted(maps) == ["train003", "train007"]
     assert maps["train003"].shape == (1, 41, 41)
     assert histogram.sum() == 40 * 41 * 41
@@ -383,7 +387,7 @@ def test_a_strip_shows_what_was_found_missed_and_made_up():
     image = np.zeros((2, 3, 1), np.uint8)
     truth = np.array([[1, 1, 0], [0, 0, 0]], np.uint8)
     predicted = np.array([[1, 0, 1], [0, 0, 0]], np.uint8)
-    strip = overlays.draw_strip(image, truth, predicted, classes=1)
+    strip = overlays.draw_strip(image, truth, predicted)
     height, width = 120, 180
     assert strip.shape == (height, 3 * width + 2 * overlays.GAP, 3)
     compared = strip[:, 2 * (width + overlays.GAP) :]
@@ -393,28 +397,12 @@ def test_a_strip_shows_what_was_found_missed_and_made_up():
     assert compared[100].max() == 0
 
 
-def test_a_strip_of_classes_paints_ignored_pixels_gray():
-    image = np.zeros((4, 4, 3), np.uint8)
-    truth = np.array([[255] * 4, [0] * 4, [1] * 4, [2] * 4], np.uint8)
-    strip = overlays.draw_strip(image, truth, truth * (truth < 3), classes=3, ignore_index=255)
-    pane = strip[:, 180 + overlays.GAP : 2 * 180 + overlays.GAP]
-    colours = [overlays.IGNORED, *overlays.class_colours(3)]
-    for row, colour in zip((20, 65, 110, 155), colours, strict=True):
-        assert pane[row, 90].tolist() == [int(0.65 * value) for value in colour]
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1000, 3), (7, 900)])
 def test_strips_of_any_size_stay_small(size):
     image = np.zeros((*size, 3), np.uint8)
-    strip = overlays.draw_strip(image, None, np.ones(size, np.uint8), classes=1)
+    strip = overlays.draw_strip(image, None, np.ones(size, np.uint8))
     assert max(strip.shape[:2]) <= 2 * 180 + overlays.GAP
     assert min(strip.shape[:2]) >= 1
-
-
-@pytest.mark.parametrize("count", [1, 10, 40, 256])
-def test_every_class_has_a_colour_of_its_own(count):
-    colours = overlays.class_colours(count)
-    assert len(set(colours)) == len(colours) == count
 
 
 # ----------------------------------------------------------------------------------------------------------- the markup

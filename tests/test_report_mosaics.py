@@ -79,7 +79,7 @@ def test_a_browser_shows_it_without_a_fault(written, width):
 
 def test_the_page_has_the_mosaics_after_the_cases(written):
     page = (written / "report.html").read_text(encoding="utf-8")
-    anchors = [anchor for anchor in CONTENTS if anchor != "blend"]
+    anchors = [anchor for anchor in CONTENTS if anchor not in ("blend", "classes")]
     assert re.findall(r'<section id="(\w+)"', page) == anchors
     assert re.findall(r'<a href="#(\w+)"', page) == anchors
     assert re.findall(r"<figcaption>(Mosaic .*?)</figcaption>", page) == [
@@ -173,9 +173,10 @@ def test_images_that_always_train_are_in_no_mean(inputs):
 
 def test_submitted_masks_are_those_of_rules_that_are_on(inputs):
     found = collect.collect(inputs)
-    maps, _ = overlays.read_maps(inputs.blend_test, {"test000", "test011"})
-    submitted = overlays.submitted_masks(found, maps)
-    former = overlays.submitted_masks(found, maps, replaced=False)
+    wanted = {"test000", "test011"}
+    maps = [(name, kept.copy()) for name, kept in overlays.wanted_maps(inputs.blend_test, wanted)]
+    submitted = overlays.submitted_masks(found, maps, wanted)
+    former = overlays.submitted_masks(found, maps, wanted, replaced=False)
     assert (submitted["test011"] == LEFT).all()
     assert (former["test011"] != LEFT).any()
     assert (submitted["test000"] == former["test000"]).all()
@@ -190,7 +191,7 @@ def test_the_largest_are_shown_and_in_any_case_the_largest_changed_one(salt, tmp
 
 
 def test_a_tile_without_a_prediction_is_shown_bare(inputs, monkeypatch):
-    monkeypatch.setattr(mosaics, "read_maps", lambda path, wanted: ({}, None))
+    monkeypatch.setattr(mosaics, "wanted_maps", lambda path, wanted: iter(()))
     shown = mosaics.show(inputs, collect.collect(inputs))
     assert [mosaic.tiles for mosaic in shown] == [7, 6, 4, 2]
     assert [mosaic.replaced for mosaic in shown] == [0, 0, 0, 0]

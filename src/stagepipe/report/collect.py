@@ -18,21 +18,9 @@ from stagepipe.probabilities import lowest_above
 from stagepipe.recipe.model import Jigsaw, Pseudolabels, Recipe
 from stagepipe.recipe.parts import pseudolabel_sets
 from stagepipe.recipe.submission_parts import jigsaw
+from stagepipe.report.inputs import ReportInputs
+from stagepipe.scores import ALL_EMPTY
 from stagepipe.triplets import Triplet
-
-PICTURES = (
-    "data_overview.png",
-    "fold_balance.png",
-    "learning_curves.png",
-    "scores.png",
-    "pseudolabels.png",
-    "cases.png",
-    "thresholds.png",
-    "cost.png",
-)
-"""Names of the pictures, in the order of the page; every report has them all."""
-MOSAICS_PICTURE = "mosaics.png"
-"""one more picture, of a recipe with a jigsaw step"""
 
 COVERAGE_BINS = {
     "empty": (-1.0, 0.0),
@@ -44,49 +32,6 @@ COVERAGE_BINS = {
     "over 75 %": (0.75, 1.0),
 }
 """Bins of the true foreground share: above the first number, up to the second."""
-
-
-@dataclass(frozen=True)
-class ReportInputs:
-    """What a report is made of."""
-
-    name: str
-    """name of the recipe"""
-    recipe: Recipe
-    samples: Path
-    pixels: Path
-    """the pixel store"""
-    folds: Path
-    faults: Path
-    histories: Sequence[Path]
-    """learning histories, one file a training job"""
-    cases: Sequence[Path]
-    """per-image scores: of every stage (its runs, `ensemble`, `all_empty`) and of the submission (`blend`)"""
-    scores_csv: Path
-    pseudolabels: Mapping[str, Path]
-    """by the `stage` or `stage/run` that trains on them"""
-    threshold_summary: Path
-    """JSON: `chosen` and, of a single class, searched, best, in_sample, nested and by_fold"""
-    thresholds: Path
-    """score by threshold or triplet; empty for several classes"""
-    blend_out_of_fold: Path
-    """probability table"""
-    blend_test: Path
-    """probability table"""
-    submission: Path
-    benchmarks: Sequence[Path] = ()
-    """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
-    weights: Sequence[Path] = ()
-    blend: Path | None = None
-    """JSON: the shares of the submission's blend, if they were searched"""
-    emptiness: Sequence[Path] = ()
-    """probability tables of the blend that decides which masks are empty, out of fold and test"""
-    mosaics: Path | None = None
-    """where each tile lies; this and the next two of a recipe with a jigsaw step, else none"""
-    jigsaw: Path | None = None
-    """masks that the rules put, or would put, in the place of predictions, of test tiles and of labelled ones"""
-    jigsaw_effects: Path | None = None
-    """scores of the labelled ones before and after"""
 
 
 @dataclass(frozen=True)
@@ -104,8 +49,11 @@ class Collected:
     history: pd.DataFrame
     """with `position`: epochs counted over all phases of a run"""
     cases: pd.DataFrame
-    """with `bin`: the coverage bin"""
+    """with `bin`: the coverage bin; of several classes without `all_empty`, as every pixel has a class"""
     scores: pd.DataFrame
+    """rows of scores.csv, of several classes without `all_empty`"""
+    confusions: pd.DataFrame
+    """rows of CONFUSION; empty for a single class"""
     pseudolabels: pd.DataFrame
     """owner, sample_id, confidence, folds and the share of every class; with `cross_fit` a row a fold"""
     blend: dict[str, Any]
@@ -127,6 +75,11 @@ class Collected:
     def classes(self) -> list[str]:
         """Names of the classes."""
         return self.recipe.dataset.classes
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one class, against background."""
+        return self.recipe.dataset.outputs == 1
 
     @property
     def stages(self) -> list[str]:
@@ -179,13 +132,14 @@ def collect(inputs: ReportInputs) -> Collected:
     samples = _samples(table, inputs.folds)
     return Collected(
         recipe=recipe,
-        metric=recipe.submission.threshold.metric if single else "iou",
+        metric=recipe.submission.threshold.metric if single else "truth_iou",
         table=table,
         samples=samples,
         faults=artefacts.read_table(inputs.faults).to_pandas(),
         history=_history(inputs.histories, recipe),
-        cases=_cases(inputs.cases),
-        scores=pd.read_csv(inputs.scores_csv, dtype={"fold": str}),
+        cases=_cases(inputs.cases, single),
+        scores=_counting(pd.read_csv(inputs.scores_csv, dtype={"fold": str}), single),
+        confusions=_whole([] if single else inputs.confusions, tables.CONFUSION),
         pseudolabels=_pseudolabels(inputs.pseudolabels, recipe.dataset.classes),
         blend=artefacts.read_json(inputs.blend) if inputs.blend else {},
         threshold=artefacts.read_json(inputs.threshold_summary),
@@ -218,9 +172,7 @@ def _samples(table: pa.Table, folds: Path) -> pd.DataFrame:
 
 def _history(paths: Sequence[Path], recipe: Recipe) -> pd.DataFrame:
     """All histories in the order of the recipe; a phase starts where the longest fold of the one before ended."""
-    whole = pd.concat(
-        [artefacts.read_table(path).to_pandas() for path in paths] or [tables.HISTORY.empty_table().to_pandas()]
-    )
+    whole = _whole(paths, tables.HISTORY)
     parts = [whole.iloc[:0].assign(position=0)]
     for stage in recipe.stages:
         for name, run in stage.runs.items():
@@ -233,9 +185,19 @@ def _history(paths: Sequence[Path], recipe: Recipe) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-def _cases(paths: Sequence[Path]) -> pd.DataFrame:
+def _whole(paths: Sequence[Path], schema: pa.Schema) -> pd.DataFrame:
+    """Tables of a schema one after another."""
     frames = [artefacts.read_table(path).to_pandas() for path in paths]
-    cases = pd.concat(frames or [tables.CASES.empty_table().to_pandas()], ignore_index=True)
+    return pd.concat(frames or [schema.empty_table().to_pandas()], ignore_index=True)
+
+
+def _counting(rows: pd.DataFrame, single: bool) -> pd.DataFrame:
+    """Rows whose score says something: an empty mask is a prediction of a single class alone."""
+    return rows if single else rows[rows["run"] != ALL_EMPTY].reset_index(drop=True)
+
+
+def _cases(paths: Sequence[Path], single: bool) -> pd.DataFrame:
+    cases = _counting(_whole(paths, tables.CASES), single)
     edges = [low for low, _ in COVERAGE_BINS.values()] + [1.0 + 1e-6]
     cases["bin"] = pd.cut(cases["coverage"].astype(float), edges, labels=list(COVERAGE_BINS))
     return cases

@@ -8,28 +8,41 @@ import pandas as pd
 
 from stagepipe.report.collect import Collected
 from stagepipe.report.style import ACCENT, BASELINE, INK, MUTED, PALE, SECOND, SERIES, blank, panels
-from stagepipe.report.summaries import cost_table, fold_table
+from stagepipe.report.summaries import class_pixels, cost_table, fold_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = {"with foreground": ACCENT, "empty": SERIES[5], "black": INK, "not labelled": "#b9c4cb"}
-"""What an image is, and its colour; a black image counts as black whatever its mask."""
+KINDS = {"with foreground": ACCENT, "labelled": ACCENT, "empty": SERIES[5], "black": INK, "not labelled": "#b9c4cb"}
+"""What an image is, and its colour; a black image counts as black whatever its mask; masks of several classes aren't
+empty."""
 
 
 def data_overview(found: Collected) -> "Figure":
     """Images per split, mask sizes or class shares, image sizes."""
-    figure, axes = panels(1, 3, 10, 3.1, widths=[1, 1.25, 1])
-    _splits(axes[0], found.samples)
-    _coverage(axes[1], found)
-    _sizes(axes[2], found.samples)
+    from matplotlib.figure import Figure
+
+    if found.single:
+        figure, (splits, masks, sizes) = panels(1, 3, 10, 3.1, widths=[1, 1.25, 1])
+        _mask_sizes(masks, found)
+    else:
+        # Names of many classes need height, so the others share a column.
+        figure = Figure(figsize=(10, max(4.4, 0.23 * len(found.classes) + 0.8)))
+        axes = figure.subplot_mosaic([["splits", "classes"], ["sizes", "classes"]])
+        splits, sizes = axes["splits"], axes["sizes"]
+        _class_shares(axes["classes"], found)
+    _splits(splits, found)
+    _sizes(sizes, found.samples)
     return figure
 
 
-def _splits(axes: "Axes", samples: pd.DataFrame) -> None:
-    kind = np.where(samples["mask_path"].isna() & samples["empty"].isna(), "not labelled", "with foreground")
-    kind = np.where(samples["empty"].fillna(False).astype(bool), "empty", kind)
+def _splits(axes: "Axes", found: Collected) -> None:
+    samples = found.samples
+    labelled = "with foreground" if found.single else "labelled"
+    kind = np.where(samples["mask_path"].isna() & samples["empty"].isna(), "not labelled", labelled)
+    if found.single:
+        kind = np.where(samples["empty"].fillna(False).astype(bool), "empty", kind)
     kind = np.where(samples["black"], "black", kind)
     counts = pd.crosstab(samples["split"], kind).reindex(index=["test", "train"], fill_value=0)
     left = np.zeros(len(counts))
@@ -45,14 +58,19 @@ def _splits(axes: "Axes", samples: pd.DataFrame) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=2, handlelength=1, columnspacing=1.2)
 
 
-def _coverage(axes: "Axes", found: Collected) -> None:
+def _class_shares(axes: "Axes", found: Collected) -> None:
+    shares = class_pixels(found, found.samples)
+    if shares.isna().all():
+        return blank(axes, "no masks")
+    axes.set_title("Share of pixels per class, %")
+    _horizontal(axes, found.classes, 100 * shares.to_numpy(), form=".2f")
+    return None
+
+
+def _mask_sizes(axes: "Axes", found: Collected) -> None:
     labelled = found.samples[found.samples["coverage"].notna()]
     if labelled.empty:
         return blank(axes, "no masks")
-    if len(found.classes) > 1:
-        share = np.stack(labelled["coverage"].to_list()).mean(axis=0)
-        axes.set_title("Share of pixels per class, %")
-        return _horizontal(axes, found.classes, 100 * share)
     share = labelled["foreground"].to_numpy()
     axes.hist(100 * share[share > 0], bins=list(np.linspace(0, 100, 26)), color=ACCENT, rwidth=0.9)
     axes.grid(axis="x", visible=False)

@@ -2,10 +2,20 @@
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from math import isnan
 
-Cell = str | int | float | None
+
+@dataclass(frozen=True)
+class Swatch:
+    """A name with its colour before it."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+Cell = str | int | float | Swatch | None
 
 
 def text(value: Cell, digits: int = 4) -> str:
@@ -14,6 +24,8 @@ def text(value: Cell, digits: int = 4) -> str:
         return "&ndash;"
     if isinstance(value, str):
         return escape(value)
+    if isinstance(value, Swatch):
+        return f'<i class="swatch" style="background:rgb{value.colour}"></i>{escape(value.name)}'
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
@@ -54,10 +66,11 @@ def figure(png: bytes, alt: str, caption: str) -> str:
     return f'<figure><div class="plate">{image(png, alt)}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def key(entries: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
-    """What the colours mean."""
-    items = "".join(f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in entries)
-    return f'<ul class="key">{items}</ul>'
+def key(entries: Iterable[tuple[str, tuple[int, int, int]]], striped: str = "") -> str:
+    """What the colours mean, and the stripes."""
+    items = [f"<li>{text(Swatch(name, colour))}</li>" for name, colour in entries]
+    items += [f'<li><i class="swatch stripes"></i>{escape(striped)}</li>'] if striped else []
+    return f'<ul class="key">{"".join(items)}</ul>'
 
 
 def details(title: str, content: str) -> str:

@@ -9,9 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stagepipe.data.store import PixelStore
-from stagepipe.report.collect import Collected, ReportInputs
-from stagepipe.report.overlays import AGREED, WRONG, Picture, outline, paint, read_maps, resized, rgb, submitted_masks
+from stagepipe.report.collect import Collected
+from stagepipe.report.inputs import ReportInputs
+from stagepipe.report.overlays import AGREED, WRONG, outline, paint, resized, rgb, submitted_masks, wanted_maps
 from stagepipe.report.style import INK, blank, panels
+from stagepipe.report.triptychs import Picture, hexadecimal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,8 +92,9 @@ def show(inputs: ReportInputs, found: Collected) -> list[Mosaic]:
     if not numbers:
         return []
     placed = placed[placed["mosaic"].isin(numbers)]
-    maps, _ = read_maps(inputs.blend_test, set(placed.loc[~placed["labelled"], "sample_id"]))
-    submitted, former = submitted_masks(found, maps), submitted_masks(found, maps, replaced=False)
+    wanted = set(placed.loc[~placed["labelled"], "sample_id"])
+    maps = [(name, kept.copy()) for name, kept in wanted_maps(inputs.blend_test, wanted)]
+    submitted, former = (submitted_masks(found, maps, wanted, replaced) for replaced in (True, False))
     store = PixelStore(inputs.pixels, found.table)
     places = {name: place for place, name in enumerate(found.table["sample_id"].to_pylist())}
 
@@ -169,6 +172,6 @@ def drawn(shown: list[Mosaic]) -> "Figure":
         panel.set_anchor("NW")
         panel.imshow(mosaic.picture, interpolation="antialiased")
         panel.set_title(mosaic.title, fontsize=9, fontweight="normal", color=INK, pad=5)
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*colour), label=name) for name, colour in LEGEND.items()]
+    handles = [Patch(color=hexadecimal(colour), label=name) for name, colour in LEGEND.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=1)
     return figure

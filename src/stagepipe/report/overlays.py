@@ -1,9 +1,9 @@
 """Chosen cases as strips of image, truth and prediction."""
 
-import colorsys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,24 +12,18 @@ from numpy.typing import NDArray
 from stagepipe import probabilities, rle, seeding
 from stagepipe.data.store import PixelStore
 from stagepipe.masks import final_masks
-from stagepipe.report.collect import Collected, ReportInputs
+from stagepipe.report.collect import Collected
+from stagepipe.report.inputs import ReportInputs
 from stagepipe.report.summaries import HEADLINE_RUNS
+from stagepipe.report.triptychs import Colour, Picture, class_colours, paint_classes, worst_class
 
-Picture = NDArray[np.uint8]
-"""uint8 [H, W, 3]"""
-
-EACH = 6
-"""cases of a kind"""
-LONGEST = 180
+EACH, EACH_OF_SEVERAL = 6, 4
+"""cases of a kind, of a single class and of several, which are drawn larger"""
+LONGEST, LONGEST_OF_SEVERAL = 180, 306
 """pixels of the longer side of a pane"""
 GAP = 6
 AGREED, WRONG, MISSED = (42, 157, 143), (231, 111, 36), (123, 79, 168)
 PANES = {True: ("image", "truth", "prediction against truth"), False: ("image", "truth", "prediction")}
-IGNORED = (70, 70, 70)
-FIRST_COLOURS = (
-    (66, 129, 164), (228, 146, 64), (88, 148, 92), (190, 74, 82), (128, 100, 162),
-    (214, 192, 72), (84, 178, 178), (160, 112, 82), (214, 124, 164), (128, 138, 146),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,32 +39,33 @@ class Case:
     predicted: float
     """predicted foreground share"""
     strip: Picture
-
-
-def class_colours(count: int) -> list[tuple[int, int, int]]:
-    """As many distinct RGB colours, 0..255; the first ten are named, the rest walk round the colour circle."""
-    golden = 0.618034
-    walked = (colorsys.hsv_to_rgb((index * golden) % 1.0, 0.55, 0.8) for index in range(max(0, count - 10)))
-    return [*FIRST_COLOURS[:count], *((int(r * 255), int(g * 255), int(b * 255)) for r, g, b in walked)]
+    worst_class: tuple[str, float] | None = None
+    """of several classes: the one of the truth that is predicted worst, and its IoU"""
 
 
 def chosen_cases(found: Collected) -> pd.DataFrame:
     """Out-of-fold cases to show: `kind`, sample_id, `score` and coverage, without repetition.
 
-    The best are the best with foreground (an empty mask that stays empty shows nothing), the worst prefer large masks
-    among equals, the random ones are drawn by a fixed key.
+    The best of a single class are the best with foreground (an empty mask that stays empty shows nothing), the worst
+    prefer large masks among equals, the random ones are drawn by a fixed key.
     """
+    each = _each(found)
     cases = _headline_cases(found).assign(score=lambda rows: rows[found.metric]).dropna(subset=["score"])
     # IoU moves in finer steps than mean precision, so it ranks among equals.
-    worst = cases.sort_values(["score", "iou", "coverage", "sample_id"], ascending=[True, True, False, True])[:EACH]
+    worst = cases.sort_values(["score", "iou", "coverage", "sample_id"], ascending=[True, True, False, True])[:each]
     rest = cases[~cases["sample_id"].isin(worst["sample_id"])]
-    best = rest[rest["coverage"] > 0].sort_values(["score", "iou", "sample_id"], ascending=[False, False, True])[:EACH]
+    shows = rest[rest["coverage"] > 0] if found.single else rest
+    best = shows.sort_values(["score", "iou", "sample_id"], ascending=[False, False, True])[:each]
     rest = rest[~rest["sample_id"].isin(best["sample_id"])].sort_values("sample_id")
-    draw = seeding.generator("report", "random cases").permutation(len(rest))[:EACH]
+    draw = seeding.generator("report", "random cases").permutation(len(rest))[:each]
     parts = {"worst": worst, "best": best, "random": rest.iloc[np.sort(draw)]}
     return pd.concat([part.assign(kind=kind) for kind, part in parts.items()])[
         ["kind", "sample_id", "score", "coverage"]
     ]
+
+
+def _each(found: Collected) -> int:
+    return EACH if found.single else EACH_OF_SEVERAL
 
 
 def _headline_cases(found: Collected) -> pd.DataFrame:
@@ -86,7 +81,7 @@ def _headline_cases(found: Collected) -> pd.DataFrame:
 def chosen_tests(found: Collected) -> list[str]:
     """Ids of test images to show, drawn by a fixed key among those that are not black."""
     tests = found.samples[(found.samples["split"] == "test") & ~found.samples["black"]]
-    draw = seeding.generator("report", "test samples").permutation(len(tests))[:EACH]
+    draw = seeding.generator("report", "test samples").permutation(len(tests))[: _each(found)]
     return tests["sample_id"].iloc[np.sort(draw)].tolist()
 
 
@@ -97,43 +92,61 @@ def show(inputs: ReportInputs, found: Collected) -> tuple[list[Case], NDArray[np
     """
     store = PixelStore(inputs.pixels, found.table)
     places = {name: place for place, name in enumerate(found.table["sample_id"].to_pylist())}
-    chosen, tests = chosen_cases(found), chosen_tests(found)
-    maps, histogram = read_maps(inputs.blend_out_of_fold, set(chosen["sample_id"]))
-    maps |= read_maps(inputs.blend_test, set(tests))[0]
-    predicted = submitted_masks(found, maps)
-
-    def case(kind: str, name: str, score: float | None = None, coverage: float | None = None) -> Case:
-        place, mask = places[name], predicted[name]
-        truth = store.mask(place) if score is not None else None
-        strip = draw_strip(store.image(place), truth, mask, len(found.classes), found.recipe.dataset.ignore_index)
-        return Case(kind, name, score, coverage, float((mask > 0).mean()), strip)
-
+    chosen, histogram = chosen_cases(found), np.zeros(256, np.int64)
+    tests = pd.DataFrame({"kind": "test", "sample_id": chosen_tests(found), "score": None, "coverage": None})
+    labelled, others = set(chosen["sample_id"]), set(tests["sample_id"])
+    predicted = submitted_masks(found, wanted_maps(inputs.blend_out_of_fold, labelled, histogram), labelled)
+    predicted |= submitted_masks(found, wanted_maps(inputs.blend_test, others), others)
     cases = [
-        case(row.kind, row.sample_id, row.score, row.coverage) for row in chosen.itertuples() if row.sample_id in maps
+        _case(store, places[row.sample_id], row, predicted[row.sample_id], found)
+        for row in [*chosen.itertuples(), *tests.itertuples()]
+        if row.sample_id in predicted
     ]
-    return cases + [case("test", name) for name in tests if name in maps], histogram
+    return cases, histogram
 
 
-def read_maps(path: Path, wanted: set[str]) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64]]:
-    """Quantised maps uint8 [classes, H, W] of the wanted samples, and the histogram of all pixels' highest value."""
-    kept, histogram = {}, np.zeros(256, np.int64)
+def _case(store: PixelStore, place: int, row: Any, mask: NDArray[np.uint8], found: Collected) -> Case:
+    """A row of kind, sample_id, score and coverage with its strip; a test image has no truth."""
+    dataset = found.recipe.dataset
+    truth = None if row.kind == "test" else store.mask(place)
+    colours = None if found.single else class_colours(dataset)
+    return Case(
+        kind=row.kind,
+        sample_id=row.sample_id,
+        score=row.score,
+        coverage=row.coverage,
+        predicted=float((mask > 0).mean()),
+        strip=draw_strip(store.image(place), truth, mask, colours, dataset.ignore_index),
+        worst_class=None if found.single or truth is None else worst_class(truth, mask, dataset),
+    )
+
+
+def wanted_maps(
+    path: Path, wanted: Collection[str], histogram: NDArray[np.int64] | None = None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Quantised maps uint8 [classes, H, W] of the wanted samples, one at a time: copy what is kept.
+
+    Adds every pixel's highest value, of all samples, to the histogram (int64 [256]) if there is one.
+    """
     for name, quantised in probabilities.iterate(path):
-        histogram += np.bincount(quantised.max(axis=0).ravel(), minlength=256)
+        if histogram is not None:
+            histogram += np.bincount(quantised.max(axis=0).ravel(), minlength=256)
         if name in wanted:
-            kept[name] = quantised.copy()
-    return kept, histogram
+            yield name, quantised
 
 
 def submitted_masks(
-    found: Collected, maps: Mapping[str, NDArray[np.uint8]], replaced: bool = True
+    found: Collected,
+    maps: Iterable[tuple[str, NDArray[np.uint8]]],
+    wanted: Collection[str],
+    replaced: bool = True,
 ) -> dict[str, NDArray[np.uint8]]:
     """Masks uint8 [H, W] of quantised maps as they are submitted; not `replaced`: without the jigsaw step."""
-    replacements = _replacements(found, set(maps)) if replaced else {}
-    rule = found.recipe.submission
-    return dict(final_masks(maps.items(), found.chosen_threshold, rule, found.empty, replacements))
+    replacements = _replacements(found, wanted) if replaced else {}
+    return dict(final_masks(maps, found.chosen_threshold, found.recipe.submission, found.empty, replacements))
 
 
-def _replacements(found: Collected, wanted: set[str]) -> dict[str, NDArray[np.uint8]]:
+def _replacements(found: Collected, wanted: Collection[str]) -> dict[str, NDArray[np.uint8]]:
     """Masks that rules which are switched on put in the place of the predictions of the wanted samples."""
     rows = found.replacements[found.replacements["sample_id"].isin(wanted)]
     return {row.sample_id: rle.decode_runs(row.lengths, row.values, row.height, row.width) for row in rows.itertuples()}
@@ -146,16 +159,19 @@ def draw_strip(
     image: NDArray[np.uint8],
     truth: NDArray[np.uint8] | None,
     predicted: NDArray[np.uint8],
-    classes: int,
+    colours: list[Colour] | None = None,
     ignore_index: int | None = None,
 ) -> Picture:
-    """Panes side by side: image [H, W, K], truth if there is one, prediction (masks uint8 [H, W])."""
-    picture = _scaled(rgb(image), smooth=True)
-    masks = [_scaled(mask, smooth=False, size=picture.shape[:2]) for mask in (truth, predicted) if mask is not None]
+    """Panes side by side: image [H, W, K], truth if there is one, prediction (masks uint8 [H, W]).
+
+    `colours`: of each class of several; none: a single class, whose prediction is compared with the truth.
+    """
+    picture = _shrunk(rgb(image), LONGEST if colours is None else LONGEST_OF_SEVERAL)
+    size = picture.shape[0], picture.shape[1]
+    masks = [resized(mask, size, smooth=False) for mask in (truth, predicted) if mask is not None]
     panes = [picture]
-    if classes > 1:
-        colours = np.array(class_colours(classes), np.uint8)
-        panes += [_paint_classes(picture, mask, colours, ignore_index) for mask in masks]
+    if colours is not None:
+        panes += [paint_classes(picture, mask, colours, ignore_index) for mask in masks]
     elif truth is None:
         panes += [paint(picture, [(masks[0] > 0, AGREED)])]
     else:
@@ -171,10 +187,11 @@ def rgb(image: NDArray[np.uint8]) -> Picture:
     return np.repeat(image[..., :1], 3, axis=2) if image.shape[2] != 3 else np.asarray(image)
 
 
-def _scaled(pixels: NDArray[np.uint8], smooth: bool, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    factor = LONGEST / max(pixels.shape[:2])
-    fitting = max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor))
-    return resized(pixels, size or fitting, smooth)
+def _shrunk(picture: Picture, longest: int) -> Picture:
+    """The picture with so many pixels along its longer side; a smaller one is enlarged."""
+    factor = longest / max(picture.shape[:2])
+    size = max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))
+    return resized(picture, size, smooth=True)
 
 
 def resized(pixels: NDArray[np.uint8], size: tuple[int, int], smooth: bool) -> NDArray[np.uint8]:
@@ -201,13 +218,3 @@ def outline(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     around = np.pad(area, 1, mode="edge")
     inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
     return area & ~inside
-
-
-def _paint_classes(
-    picture: Picture, mask: NDArray[np.uint8], colours: NDArray[np.uint8], ignore_index: int | None
-) -> Picture:
-    table = np.tile(np.array(IGNORED, np.uint8), (256, 1))
-    table[: len(colours)] = colours
-    if ignore_index is not None:
-        table[ignore_index] = IGNORED
-    return (0.35 * picture + 0.65 * table[mask]).astype(np.uint8)

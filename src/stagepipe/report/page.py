@@ -2,18 +2,21 @@
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stagepipe.report import blend, figures, jigsaw, mosaics, plots, sections, triplets
-from stagepipe.report.collect import MOSAICS_PICTURE, PICTURES, Collected, ReportInputs, collect
+from stagepipe.report import blend, cases, classes, figures, jigsaw, mosaics, plots, sections, triplets
+from stagepipe.report.collect import Collected, collect
+from stagepipe.report.inputs import CONFUSION_PICTURE, MOSAICS_PICTURE, PICTURES, ReportInputs
 from stagepipe.report.markup import text
 from stagepipe.report.mosaics import Mosaic
 from stagepipe.report.overlays import Case, show
 from stagepipe.report.provenance import provenance
-from stagepipe.report.style import CSS, DPI, rendered, styled
-from stagepipe.report.summaries import headline_run, mean_score, words
+from stagepipe.report.style import CSS, rendered, styled
+from stagepipe.report.summaries import dataset_iou, headline_run, mean_score, words
+from stagepipe.report.triptychs import painted_colours
 from stagepipe.scores import ALL_EMPTY
 from stagepipe.storage import atomic
 
@@ -23,6 +26,7 @@ CONTENTS = {
     "folds": "Folds",
     "curves": "Learning curves",
     "scores": "Scores in detail",
+    "classes": "Classes",
     "pseudolabels": "Pseudolabels",
     "cases": "Cases",
     "mosaics": "Mosaics",
@@ -31,13 +35,14 @@ CONTENTS = {
     "cost": "Time and cost",
     "provenance": "Provenance",
 }
-"""Titles by anchor; a page without mosaics or searched shares leaves theirs out."""
+"""Titles by anchor; a page without several classes, mosaics or searched shares leaves theirs out."""
 
 
 def write(inputs: ReportInputs, html: Path, pictures: Path) -> None:
     """Write the page to `html` and its pictures into the folder `pictures`.
 
-    The pictures are those of PICTURES and, if the recipe has a jigsaw step, MOSAICS_PICTURE.
+    The pictures are those of PICTURES, of a recipe with several classes CONFUSION_PICTURE, and of one with a jigsaw
+    step MOSAICS_PICTURE.
 
     The same inputs give the same bytes. ArtefactError names a damaged input. Probability tables are read a row group
     at a time and only the maps of what is shown are kept.
@@ -69,10 +74,11 @@ def draw(
             figures.cost(found),
         )
         # Strips of cases have few pixels of their own: finer would be larger, not sharper.
-        pictures = {
-            name: rendered(figure, dpi=100 if name == "cases.png" else DPI)
-            for name, figure in zip(PICTURES, made, strict=True)
-        }
+        reserved = [] if found.single else painted_colours(found.recipe.dataset)
+        coarse: dict[str, Any] = {"cases.png": {"dpi": 100, "reserved": reserved}}
+        pictures = {name: rendered(figure, **coarse.get(name, {})) for name, figure in zip(PICTURES, made, strict=True)}
+        if not found.single:
+            pictures[CONFUSION_PICTURE] = rendered(classes.confusion_matrix(found))
         if found.jigsaw_step:
             pictures[MOSAICS_PICTURE] = rendered(mosaics.drawn(assembled), dpi=mosaics.DPI)
         return pictures
@@ -88,8 +94,9 @@ def page(
         "folds": sections.folds(found, drawn),
         "curves": sections.curves(found, drawn),
         "scores": sections.scores(found, drawn),
+        **({} if found.single else {"classes": classes.classes(found, drawn)}),
         "pseudolabels": sections.pseudolabels(found, drawn),
-        "cases": sections.cases(found, shown),
+        "cases": cases.cases(found, shown),
         **({"mosaics": jigsaw.section(found, assembled)} if found.jigsaw_step else {}),
         **({"blend": blend.blend(found)} if found.blend else {}),
         "threshold": triplets.threshold(found, drawn) if found.triplet else sections.threshold(found, drawn),
@@ -110,9 +117,11 @@ def page(
 
 def _header(inputs: ReportInputs, found: Collected) -> str:
     counts = found.samples["split"].value_counts()
-    stages, classes = len(found.stages), len(found.classes)
+    stages = len(found.stages)
     runs = sum(len(stage.runs) for stage in found.recipe.stages)
-    what = f"{classes} classes" if classes > 1 else f"one class, {found.classes[0]}"
+    what = f"one class, {found.classes[0]}" if found.single else f"{len(found.classes)} classes"
+    evaluated = len(found.recipe.dataset.evaluated)
+    what += f", {evaluated} of them evaluated" if evaluated else ""
     parts = [
         f"{stages} stage{'s' * (stages > 1)}",
         f"{runs} run{'s' * (runs > 1)}",
@@ -124,14 +133,18 @@ def _header(inputs: ReportInputs, found: Collected) -> str:
 
 
 def headline(found: Collected) -> str:
-    """Score of every stage with the all-empty score beside it, and the submission's rows."""
+    """Score of every stage, and the submission's rows; beside it the all-empty score, or the IoU of all pixels."""
     tiles = "".join(_tile(found, stage) for stage in [*found.stages, "submission"])
-    nothing = "empty masks" if len(found.classes) == 1 else f"{found.classes[0]} and nothing else"
+    beside = (
+        "The orange mark is what empty masks everywhere would score."
+        if found.single
+        else "The IoU of an image is the mean over the classes that its truth has. That of all pixels counts the "
+        "pixels of all images together, class by class."
+    )
     return (
         f'<section id="headline"><div class="tiles">{tiles}{_submission_tile(found)}</div>'
         f"<p>{words(found.metric)} of out-of-fold predictions (each stage&rsquo;s ensemble, the submission&rsquo;s "
-        f"blend), the mean over all labelled images. The orange mark is what {escape(nothing)} everywhere would "
-        "score.</p></section>"
+        f"blend), the mean over all labelled images. {beside}</p></section>"
     )
 
 
@@ -139,12 +152,14 @@ def _tile(found: Collected, stage: str) -> str:
     run = headline_run(found, stage)
     if run is None:
         return ""
-    score, empty = mean_score(found, stage, run), mean_score(found, stage, ALL_EMPTY)
-    filled, mark = (f"{100 * value:.1f}%" if 0 <= value <= 1 else "0" for value in (score, empty))
+    score = mean_score(found, stage, run)
+    other = mean_score(found, stage, ALL_EMPTY) if found.single else dataset_iou(found, stage, run)
+    filled, mark = (f"{100 * value:.1f}%" if 0 <= value <= 1 else "0" for value in (score, other))
+    marked = f'<u style="left:{mark}"></u>' if found.single else ""
+    beside = "all-empty" if found.single else words("dataset_iou")
     return (
         f'<div class="tile"><span class="name">{escape(stage)}</span><b>{text(score, 3)}</b>'
-        f'<div class="bar"><i style="width:{filled}"></i><u style="left:{mark}"></u></div>'
-        f"<span>all-empty {text(empty, 3)}</span></div>"
+        f'<div class="bar"><i style="width:{filled}"></i>{marked}</div><span>{beside} {text(other, 3)}</span></div>'
     )
 
 

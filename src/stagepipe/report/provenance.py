@@ -8,7 +8,8 @@ import yaml
 
 from stagepipe import artefacts
 from stagepipe.recipe.model import Recipe
-from stagepipe.report.collect import Collected, ReportInputs
+from stagepipe.report.collect import Collected
+from stagepipe.report.inputs import ReportInputs
 from stagepipe.report.markup import Cell, details, section, table
 
 SHORT = 12

@@ -4,14 +4,12 @@ from html import escape
 
 from stagepipe.metrics import METRICS
 from stagepipe.report.collect import Collected
-from stagepipe.report.markup import Cell, details, figure, image, key, section, table, text
-from stagepipe.report.overlays import AGREED, IGNORED, MISSED, WRONG, Case, class_colours
-from stagepipe.report.style import png
+from stagepipe.report.markup import Cell, details, figure, section, table, text
 from stagepipe.report.summaries import (
     cost_table,
+    dataset_iou,
     fold_table,
     headline_run,
-    in_words,
     score_table,
     training_rates,
     words,
@@ -19,12 +17,6 @@ from stagepipe.report.summaries import (
 from stagepipe.scores import ALL_EMPTY
 
 MANY_FAULTS = 200
-KINDS = {
-    "worst": ("Worst", "Lowest score out of fold; among equals the largest masks come first."),
-    "best": ("Best", "Highest score out of fold among images with foreground."),
-    "random": ("Random", "Drawn without looking at the score: what an ordinary case looks like."),
-    "test": ("Test", "Unlabelled images with the prediction of the blend."),
-}
 
 
 def data(found: Collected, drawn: dict[str, bytes]) -> str:
@@ -33,13 +25,14 @@ def data(found: Collected, drawn: dict[str, bytes]) -> str:
     for split in ("train", "test"):
         part = found.samples[found.samples["split"] == split]
         labelled = part[part["empty"].notna()]
-        rows.append(
-            [str(split), len(part), len(labelled), int(part["black"].sum()), int(labelled["empty"].sum()),
-             float(labelled["foreground"].mean())]
-        )  # fmt: skip
-    counts = table(["split", "images", "labelled", "black", "empty mask", "mean foreground"], rows)
-    alt = "Bars of images per split, histogram of mask sizes, bars of image sizes"
-    caption = "What the recipe sees after ingest. A black image has one single value; an empty one has no foreground."
+        masks = [int(labelled["empty"].sum()), float(labelled["foreground"].mean())] if found.single else []
+        rows.append([str(split), len(part), len(labelled), int(part["black"].sum()), *masks])
+    of_masks = ["empty mask", "mean foreground"] if found.single else []
+    counts = table(["split", "images", "labelled", "black", *of_masks], rows)
+    middle = "histogram of mask sizes" if found.single else "share of pixels per class"
+    alt = f"Bars of images per split, {middle}, bars of image sizes"
+    caption = "What the recipe sees after ingest. A black image has one single value"
+    caption += "; an empty one has no foreground." if found.single else "."
     return section("data", "Data", figure(drawn["data_overview.png"], alt, caption), counts, _faults(found))
 
 
@@ -74,7 +67,7 @@ def folds(found: Collected, drawn: dict[str, bytes]) -> str:
         "Folds",
         figure(
             drawn["fold_balance.png"],
-            "Bars of fold size, empty share, black share and mean foreground per fold",
+            f"Bars per fold of {', '.join(name for name in balance.columns if name != 'fold')}",
             caption,
         ),
         table(list(balance.columns), rows, digits=3, marks=marks),
@@ -104,6 +97,9 @@ def scores(found: Collected, drawn: dict[str, bytes]) -> str:
     """Scores by run, fold and mask size."""
     metrics = [metric for metric in METRICS if found.cases[metric].notna().any()]
     means = score_table(found)
+    if not found.single:
+        metrics = [*metrics, "dataset_iou"]
+        means["dataset_iou"] = [dataset_iou(found, row.stage, row.run) for row in means.itertuples()]
     rows = [
         [row["stage"], row["run"], row["images"], *(row[metric] for metric in metrics)]
         for row in means.to_dict("records")
@@ -114,24 +110,44 @@ def scores(found: Collected, drawn: dict[str, bytes]) -> str:
     caption = (
         "Left: the score of each fold (dots) and over all images (stroke), with the all-empty score (diamond). "
         "Right: the same score for images whose true mask has that size, with the number of images below."
+        if found.single
+        else "Left: the score of each fold (dots) and over all images (stroke). Right: the IoU of each class over the "
+        "pixels of all images, of the submission&rsquo;s blend (bar) and of each stage (dots)."
     )
     meaning = (
         "Masks of runs and ensembles are what is above 0.5, those of the blend the submission&rsquo;s. An image where "
         "truth and prediction are both empty scores 1; where only one is, 0."
-        if len(found.classes) == 1
-        else "The score of an image is the mean over the classes that its truth or its prediction has."
+        if found.single
+        else _several_scores(found)
     )
     if "mean_precision" in metrics:
         meaning += " Mean precision is the share of the IoU thresholds 0.50, 0.55, … 0.95 that the image passes."
     parts = [
-        figure(drawn["scores.png"], "Scores of every run by fold, and by true mask size", caption),
+        figure(
+            drawn["scores.png"],
+            f"Scores of every run by fold, and by {'true mask size' if found.single else 'class'}",
+            caption,
+        ),
         table(head, rows, texts=2, marks=marks),
         f"<p>{meaning}</p>",
         details(f"{words(found.metric)} by fold", _crossed(found, "fold", "fold ")),
-        details(f"{words(found.metric)} by true mask size", _crossed(found, "bin", "")),
-        details("All of scores.csv", _csv(found)),
+        details(f"{words(found.metric)} by true mask size", _crossed(found, "bin", "")) if found.single else "",
+        details("All of scores.csv" if found.single else "Rows of scores.csv", _csv(found)),
     ]
     return section("scores", "Scores in detail", *parts)
+
+
+def _several_scores(found: Collected) -> str:
+    """What the scores of several classes mean."""
+    dataset = found.recipe.dataset
+    evaluated = f" Classes here are those that are evaluated: {escape(', '.join(dataset.evaluated))}."
+    return (
+        f"{words('truth_iou')} is the mean over images of an image&rsquo;s own score, the mean IoU of the classes that "
+        "its truth has: a class that is predicted where there is none costs nothing but what it covers. "
+        f"{words('iou')} and {words('dice').lower()} are means over the classes that truth or prediction has. "
+        f"{words('dataset_iou')} is the mean over classes of the IoU of all images&rsquo; pixels together."
+        f"{evaluated if dataset.evaluated else ''}"
+    )
 
 
 def _crossed(found: Collected, column: str, prefix: str) -> str:
@@ -165,7 +181,8 @@ def pseudolabels(found: Collected, drawn: dict[str, bytes]) -> str:
     leaks = [owner for owner, spec in found.pseudolabel_sets.items() if not spec.cross_fit]
     if not rows:
         return section("pseudolabels", "Pseudolabels", "<p>No stage of this recipe trains on pseudolabels.</p>")
-    alt = "Confidence and mask size of the pseudolabels, and how many each fold may see"
+    of_masks = "mask size" if found.single else "classes"
+    alt = f"Confidence and {of_masks} of the pseudolabels, and how many each fold may see"
     parts = [figure(drawn["pseudolabels.png"], alt, "Test images whose predicted masks later stages train on.")]
     head = ["for", "made by", "kept", "images", "of the test images", "mean confidence", "lowest"]
     parts.append(table(head, rows, texts=3, digits=3))
@@ -178,65 +195,16 @@ def pseudolabels(found: Collected, drawn: dict[str, bytes]) -> str:
     return section("pseudolabels", "Pseudolabels", *parts)
 
 
-def cases(found: Collected, shown: list[Case]) -> str:
-    """Strips of images, truths and predictions."""
-    if not shown:
-        return section("cases", "Cases", "<p>There are no out-of-fold predictions to show.</p>")
-    after = ", after postprocessing" if found.recipe.submission.postprocess else ""
-    if len(found.classes) == 1:
-        legend = key(
-            [
-                ("foreground, found where compared", AGREED),
-                ("predicted, not there", WRONG),
-                ("there, not predicted", MISSED),
-            ]
-        )
-        how = f"Predictions are the submission&rsquo;s blend {escape(_cut(found))}{after}."
-    else:
-        ignored = [("not counted", IGNORED)] if found.recipe.dataset.ignore_index is not None else []
-        legend = key([*zip(found.classes, class_colours(len(found.classes)), strict=True), *ignored])
-        how = f"Predictions are the likeliest class of the submission&rsquo;s blend{after}."
-    parts = [
-        f"<p>From left to right: the image, the truth, the prediction. Bold: {words(found.metric)}. {how}</p>",
-        legend,
-    ]
-    for kind, (title, meaning) in KINDS.items():
-        chosen = [case for case in shown if case.kind == kind]
-        style = "cases pairs" if kind == "test" else "cases"
-        if chosen:
-            strips = "".join(_strip(found, case) for case in chosen)
-            parts.append(f'<h3>{title}</h3><p>{meaning}</p><div class="{style}">{strips}</div>')
-    return section("cases", "Cases", *parts)
-
-
-def _cut(found: Collected) -> str:
-    return in_words(found.triplet) if found.triplet else f"above the threshold {found.chosen_threshold:g}"
-
-
-def _strip(found: Collected, case: Case) -> str:
-    from PIL import Image
-
-    picture = image(png(Image.fromarray(case.strip)), f"{case.kind} case {case.sample_id}: image, masks side by side")
-    score = "" if case.score is None else f" &middot; <strong>{case.score:.2f}</strong>"
-    truth = "" if case.coverage is None else f" &middot; foreground {_share(case.coverage)}"
-    size = f"{truth} &middot; predicted {_share(case.predicted)}" if len(found.classes) == 1 else ""
-    return f"<figure>{picture}<figcaption><code>{escape(case.sample_id)}</code>{score}{size}</figcaption></figure>"
-
-
-def _share(value: float) -> str:
-    """A share in per cent; small ones keep two digits, as a small mask is not an empty one."""
-    return f"{value:.0%}" if value == 0 or value >= 0.01 else f"{value:.2%}"
-
-
 def threshold(found: Collected, drawn: dict[str, bytes]) -> str:
     """The threshold, and by how much a search flatters itself."""
-    alt = "Score by threshold with the chosen value; histogram of out-of-fold probabilities"
+    alt = "Histogram of out-of-fold probabilities"
     if found.curve.empty:
         caption = (
             "Several classes take the likeliest one, so there is no threshold. The histogram shows how sure the "
             "blend is."
         )
         return section("threshold", "Threshold", figure(drawn["thresholds.png"], alt, caption))
+    alt = "Score by threshold with the chosen value; histogram of out-of-fold probabilities"
     after = " They are not postprocessed yet." if found.recipe.submission.postprocess else ""
     caption = (
         "Left: the score of all out-of-fold predictions together at each threshold. Right: where their probabilities "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
+
+Colour = tuple[int, int, int]
+"""red, green, blue, 0..255"""
 
 INK, MUTED, LINE, PALE = "#21303a", "#66757f", "#dfe5e9", "#eef2f4"
 ACCENT, BASELINE, SECOND = "#20758a", "#c9743a", "#7b5fa0"
@@ -75,7 +79,7 @@ def panels(
     return figure, list(axes.flat)
 
 
-def rendered(figure: "Figure", dpi: int = DPI) -> bytes:
+def rendered(figure: "Figure", dpi: int = DPI, reserved: Sequence[Colour] = ()) -> bytes:
     """The figure as a small PNG that depends on nothing but what it shows (no date, no version)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL.Image import fromarray
@@ -85,15 +89,20 @@ def rendered(figure: "Figure", dpi: int = DPI) -> bytes:
     figure.set_facecolor("white")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return png(fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+    return png(fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), reserved)
 
 
-def png(image: "Image") -> bytes:
-    """A PIL RGB image as PNG of at most 256 colours."""
+def png(image: "Image", reserved: Sequence[Colour] = ()) -> bytes:
+    """A PIL RGB image as PNG of at most 256 colours, `reserved` ones among them however few pixels have them."""
     from PIL.Image import Dither, Quantize
 
+    free = 256 - len(reserved)
+    few = image.quantize(free, method=Quantize.MEDIANCUT, dither=Dither.NONE)
+    if reserved:
+        few.putpalette([*(few.getpalette() or [])[: 3 * free], *chain.from_iterable(reserved)])
+        few = image.quantize(palette=few, dither=Dither.NONE)
     buffer = BytesIO()
-    image.quantize(256, method=Quantize.MEDIANCUT, dither=Dither.NONE).save(buffer, "PNG")
+    few.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -152,13 +161,16 @@ tr.strong td { font-weight: 600; }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
   gap: 1.1rem 1.4rem; margin: 1rem 0 1.6rem; }
 .cases.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.cases.wide { grid-template-columns: minmax(0, 1fr); }
+.cases.wide img { width: auto; max-width: 100%; }
 .cases figure { margin: 0; }
 .cases img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .cases figcaption { margin-top: .3rem; font-size: .84rem; overflow-wrap: anywhere; }
 .key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .6rem 0 .8rem; padding: 0; list-style: none;
   font-size: .88rem; color: var(--muted); }
-.key i { display: inline-block; width: .85em; height: .85em; border-radius: 2px; margin-right: .45em;
+.swatch { display: inline-block; width: .85em; height: .85em; border-radius: 2px; margin-right: .45em;
   vertical-align: -.06em; }
+.stripes { background: repeating-linear-gradient(135deg, #464646 0 2px, #afafaf 2px 4px); }
 .note { background: #fdf4ec; border-left: 3px solid var(--baseline); padding: .7rem 1.1rem;
   border-radius: 0 6px 6px 0; margin: 1.2rem 0; max-width: 46rem; }
 .note p { margin: .2rem 0; }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from stagepipe.metrics import METRICS
@@ -10,6 +11,15 @@ from stagepipe.scores import ALL_EMPTY
 from stagepipe.triplets import Triplet
 
 HEADLINE_RUNS = ("blend", "ensemble")
+WORDS = {
+    "mean_precision": "Mean precision",
+    "dice": "Dice",
+    "iou": "IoU",
+    "truth_iou": "IoU of true classes",
+    "dataset_iou": "IoU of all pixels",
+}
+RAREST = 8
+"""classes whose share per fold is shown at most"""
 BEFORE_STAGES = ("synthesise", "ingest", "split_folds", "find_mosaics")
 """rules that run before all stages; others without a stage run after"""
 
@@ -41,6 +51,13 @@ def mean_score(found: Collected, stage: str, run: str, metric: str | None = None
     return float(own[metric or found.metric].mean())
 
 
+def dataset_iou(found: Collected, stage: str, run: str) -> float:
+    """Mean over the evaluated classes of the IoU of all images' pixels together, as scores.csv has it."""
+    rows = found.scores[(found.scores["metric"] == "dataset_iou") & (found.scores["fold"] == "all")]
+    values = rows.loc[(rows["stage"] == stage) & (rows["run"] == run), "value"]
+    return float(values.mean())
+
+
 def cost_table(found: Collected) -> pd.DataFrame:
     """Jobs, wall and CPU hours, peak memory in GiB per stage and rule."""
     groups = found.benchmarks.groupby(["stage", "rule"])
@@ -67,9 +84,10 @@ def training_rates(found: Collected) -> pd.DataFrame:
 
 
 def fold_table(found: Collected) -> pd.DataFrame:
-    """Per fold, and last for all: images, shares of empty and black, mean foreground, stratification means.
+    """Per fold, and last for all: images, share of black ones, what masks hold, stratification means.
 
-    Images that always train lie in no fold and are left out.
+    Of a single class masks hold the share of empty ones and the mean foreground, of several the share of each evaluated
+    class, at most the eight rarest. Images that always train lie in no fold and are left out.
     """
     rows = found.samples[found.samples["fold"] >= 0]
     known = {"black", "empty", "coverage"}
@@ -77,20 +95,31 @@ def fold_table(found: Collected) -> pd.DataFrame:
     means = [name for name in means if pd.api.types.is_numeric_dtype(rows[name])]
 
     def row(name: str, part: pd.DataFrame) -> dict[str, float | int | str]:
-        shares = {
-            "images": len(part),
-            "empty share": part["empty"].astype(float).mean(),
-            "black share": part["black"].astype(float).mean(),
-            "mean foreground": part["foreground"].mean(),
-        }
+        shares: dict[str, float] = {"images": len(part)}
+        shares |= {"empty share": part["empty"].astype(float).mean()} if found.single else {}
+        shares |= {"black share": part["black"].astype(float).mean()}
+        shares |= {"mean foreground": part["foreground"].mean()} if found.single else _rarest(found, part, rows)
         return {"fold": name} | shares | {f"mean {column}": part[column].astype(float).mean() for column in means}
 
     return pd.DataFrame([*(row(str(int(fold)), part) for fold, part in rows.groupby("fold")), row("all", rows)])
 
 
+def class_pixels(found: Collected, samples: pd.DataFrame) -> pd.Series:
+    """Mean over labelled samples of the share of pixels of each class, by name; not a number if there is none."""
+    shares = [share for share in samples["coverage"] if share is not None]
+    means = np.mean(shares, axis=0) if shares else np.full(len(found.classes), np.nan)
+    return pd.Series(means, index=found.classes)
+
+
+def _rarest(found: Collected, part: pd.DataFrame, everything: pd.DataFrame) -> dict[str, float]:
+    names = class_pixels(found, everything)[found.recipe.dataset.scored].sort_values().index[:RAREST]
+    own = class_pixels(found, part)
+    return {f"{name} share": float(own[name]) for name in found.recipe.dataset.scored if name in set(names)}
+
+
 def words(metric: str) -> str:
     """A metric's name as a person writes it."""
-    return {"mean_precision": "Mean precision", "dice": "Dice", "iou": "IoU"}.get(metric, metric)
+    return WORDS.get(metric, metric)
 
 
 def in_words(triplet: Triplet) -> str:
