@@ -35,6 +35,7 @@ MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "she
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
 METHODS = {"read_pickle", "to_pickle", "unsafe_load", "full_load", "unsafe_load_all", "full_load_all", "os.system"}
 YAML = {"yaml.load", "yaml.load_all"}
+BY_FULL_NAME = {"load", "load_all", "unsafe_load", "full_load"}
 
 
 def requirements() -> dict[str, Requirement]:
@@ -68,7 +69,10 @@ def unsafe_import(node: ast.AST) -> str:
         names = [node.module or ""]
     else:
         return ""
-    return ", ".join(name for name in names if name.split(".")[0] in MODULES)
+    # A loader by its own name would hide from the search for calls.
+    if isinstance(node, ast.ImportFrom) and node.module in ("yaml", "torch"):
+        names += [f"{node.module}.{alias.name}" for alias in node.names if alias.name in BY_FULL_NAME]
+    return ", ".join(name for name in names if name.split(".")[0] in MODULES or name.partition(".")[2] in BY_FULL_NAME)
 
 
 def unsafe_call(node: ast.AST) -> str:
@@ -101,6 +105,8 @@ def unsafe(text: str) -> list[str]:
         "from pickle import loads",
         "from joblib import load",
         "from pickle import UnpicklingError, loads",
+        "from yaml import load",
+        "from torch import load, nn",
         "eval(text)",
         "exec(text)",
         "yaml.load(text, Loader)",
@@ -123,6 +129,7 @@ def test_the_search_finds_what_is_unsafe(text):
     [
         "import json",
         "from pickle import UnpicklingError",
+        "from torch import nn",
         "network.eval()",
         "re.compile(text)",
         "torch.compile(network)",
