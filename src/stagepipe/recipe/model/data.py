@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from stagepipe.recipe.model.section import Count, Integer, Name, Natural, Section, Share, Size
 
@@ -73,7 +73,18 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, list | tuple) and value and isinstance(value[0], int) else value
 
 
-Colours = Annotated[list[Colour], BeforeValidator(_listed), Field(min_length=1)]
+RGB = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3, "maxItems": 3}
+Colours = Annotated[
+    list[Colour],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [RGB, {"type": "array", "items": RGB, "minItems": 1}],
+            "description": "[red, green, blue], or several",
+        }
+    ),
+]
 
 
 class Dataset(Section):
