@@ -76,7 +76,7 @@ def memory(gpu: bool) -> list[dict]:
         plain, ours = (_measured(way, weights, gpu) for way in ("plain", "ours"))
     if abs(plain[2] - ours[2]) > 1e-3 * plain[2]:
         raise RuntimeError(f"the two ways differ: {plain[2]} and {ours[2]}")
-    what = f"{CLASSES} classes, {WIDTH} x {HEIGHT}, windows of {WINDOW} overlapping by a quarter"
+    what = f"{CLASSES} classes, {WIDTH} x {HEIGHT}, windows of {WINDOW} overlapping by {OVERLAP:.0%}"
     note = "plain: the maps of all windows, then a sum in float64"
     return [
         {

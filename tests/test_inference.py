@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from stagepipe import inference, metrics
 from stagepipe.artefacts import load_weights, read_table, save_weights, write_table
-from stagepipe.errors import TrainingError
-from stagepipe.inference import Ensemble, View, predict, views
+from stagepipe.errors import RecipeError, TrainingError
+from stagepipe.inference import Ensemble, Predictor, View, predict, views
 from stagepipe.networks import SegmentationNetwork, build
 from stagepipe.probabilities import iterate
-from stagepipe.recipe.model import Dataset, Network, Pad
+from stagepipe.recipe.model import Dataset, Network, Pad, Predict
 from stagepipe.recipe.parts import MemberPart, PredictPart
 
 ALL = ["hflip", "vflip", "rot90"]
@@ -171,6 +171,26 @@ def test_black_images_are_empty_where_the_run_says_so(data, weights, tmp_path):
         assert np.array_equal(maps, np.zeros_like(maps) if name in black else found["plain"][name])
 
 
+@pytest.mark.parametrize("tta", [[], ["hflip", "vflip"]])
+def test_windows_go_through_every_member_and_view_as_they_are(tta, weights):
+    """The members' resize and pad are of whole images; here the right half of a column of two windows counts twice."""
+    image = np.random.default_rng(2).integers(0, 256, (32, 48, 1), dtype=np.uint8)
+    how = Predict(windows={"size": 32, "overlap": 0.5, "weight": "even"})
+    ensemble = Ensemble(part(tta, predict=how), weights, tiny.machine())
+    (found,) = Predictor(ensemble, how, 1).quantised(image[None])
+    total, seen = np.zeros((1, 32, 48)), np.zeros(48)
+    networks = [build(NETWORK, 1, 1, None, None, pretrained=False) for _ in MEMBERS]
+    for network, member in zip(networks, MEMBERS, strict=True):
+        network.module.load_state_dict(load_weights(weights[member.phase], member.member))
+        for left, view in itertools.product((0, 16), views(tta)):
+            of_view = of_one_view(network.eval(), image[:, left : left + 32], view)
+            total[..., left : left + 32] += of_view * member.weight / 4 / len(views(tta))
+    for left in (0, 16):
+        seen[left : left + 32] += 1
+    assert np.abs(found - np.floor(total / seen * 255 + 0.5)).max() <= 1
+    assert found.std() > 2
+
+
 def test_every_sample_is_out_of_fold_once_but_those_that_always_train(data, weights, tmp_path):
     split = read_table(data.folds).to_pylist()
     split[0] |= {"always_train": True}
@@ -257,3 +277,10 @@ def test_several_classes_and_sizes_train_and_predict(street, tmp_path, monkeypat
         scores.append(metrics.scores(counts[None])["iou"][0])
     assert np.mean(scores) > 0.8
     assert [key for key, _ in tables["test"]] == [f"i{number}" for number in range(16, 20)]
+
+
+def test_a_window_that_the_network_cannot_take():
+    how = Predict(voting={"size": [32, 41], "grids": 2})
+    of = part([], MEMBERS[:1], stored_channels=3, network=STREET, predict=how)
+    with pytest.raises(RecipeError, match=r"divisible by 8, predict.voting.size is 32 x 41; write `size: \[32, 48\]`"):
+        Ensemble(of, {}, tiny.machine())

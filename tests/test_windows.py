@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stagepipe import windows
-from stagepipe.inference import Predictor, views
+from stagepipe.inference import Predictor
 from stagepipe.recipe.model import Predict
 
 EDGES = st.integers(1, 40)
@@ -195,9 +195,3 @@ def test_a_border_is_cut_off_again(height, width, rows, columns):
     whole = windows.padded(pixels, (rows, columns))
     assert whole.shape == (max(height, rows), max(width, columns), 1)
     assert (windows.unpadded(whole.transpose(2, 0, 1), (height, width)) == pixels.transpose(2, 0, 1)).all()
-
-
-def test_views_are_undone_exactly():
-    for view in views(["hflip", "vflip", "rot90"]):
-        pixels = torch.arange(2 * 3 * 5).view(1, 3, 5, 2).to(torch.uint8)
-        assert (view.undo(view.apply(pixels).permute(0, 3, 1, 2)) == pixels.permute(0, 3, 1, 2)).all()

@@ -23,8 +23,9 @@ from stagepipe.recipe.parts import PredictPart
 from stagepipe.runtime import Machine
 
 LOG = logging.getLogger(__name__)
-PIXELS_PER_BATCH = {"cpu": 1 << 18, "cuda": 1 << 24}
-"""Network input pixels in flight, all views counted; a batch holds at least one view of one image."""
+PIXELS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 24}
+"""Network input pixels in flight, all views counted; a batch holds at least one view of one image. On the CPU more are
+no faster, and a U-Net on a resnet34 takes 1.3 to 1.7 kB of memory a pixel."""
 
 Map = NDArray[np.uint8]
 
