@@ -281,6 +281,7 @@ def test_several_classes_and_sizes_train_and_predict(street, tmp_path, monkeypat
 
 def test_a_window_that_the_network_cannot_take():
     how = Predict(voting={"size": [32, 41], "grids": 2})
-    of = part([], MEMBERS[:1], stored_channels=3, network=STREET, predict=how)
+    strict = STREET.model_copy(update={"architecture": "unetplusplus"})
+    of = part([], MEMBERS[:1], stored_channels=3, network=strict, predict=how)
     with pytest.raises(RecipeError, match=r"divisible by 8, predict.voting.size is 32 x 41; write `size: \[32, 48\]`"):
         Ensemble(of, {}, tiny.machine())
