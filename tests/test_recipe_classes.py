@@ -5,7 +5,7 @@ from recipe_example import at, changed, tree
 
 from stagepipe.errors import RecipeError
 from stagepipe.recipe.load import validate
-from stagepipe.recipe.model import Dataset, scored_classes
+from stagepipe.recipe.model import Dataset, Predict, scored_classes
 from stagepipe.recipe.parts import ingest_part, pseudolabels_part, train_part
 
 COLOURS = {"sky": [0, 0, 255], "road": [[1, 2, 3], [4, 5, 6]], "car": [9, 9, 9]}
@@ -53,6 +53,25 @@ def test_a_palette_may_give_a_class_several_colours():
 def test_a_dataset_refuses(values, message):
     with pytest.raises(ValueError, match=message):
         Dataset(**STREET | values)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"windows": {"size": 32, "overlap": 1.0}}, "less than 1"),
+        ({"voting": {"size": [64, 4], "grids": 5}}, "grids: 5 are more than a tile of .* can be shifted; write fewer"),
+        ({"voting": {"size": 512, "grids": 256}}, "less than or equal to 100"),
+        ({"whole": {}, "voting": {"size": 8}}, "has 2 choices"),
+    ],
+)
+def test_a_way_of_prediction_refuses(values, message):
+    with pytest.raises(ValueError, match=message):
+        Predict(**values)
+
+
+def test_masks_hold_no_more_classes_than_a_byte():
+    with pytest.raises(ValueError, match="at most 255 items"):
+        Dataset(format="folder", root="data", classes=[f"c{index}" for index in range(256)])
 
 
 def test_scores_leave_out_the_ignored_class():

@@ -1,4 +1,4 @@
-"""The network of the TGS salt 2018 15th place (Yu-Ting Chen, github.com/adam9500370/Kaggle-TGS)."""
+"""The network of one author of the TGS salt 2018 15th place (github.com/adam9500370/Kaggle-TGS)."""
 
 from collections import OrderedDict
 

@@ -93,7 +93,7 @@ class Dataset(Section):
     format: Literal["tgs", "siim", "street", "folder", "synthetic", "synthetic_siim", "synthetic_street"]
     root: str | None = None
     """folder of the raw data, relative to the working directory or absolute; synthetic data has none"""
-    classes: list[Name] = Field(default=["salt"], min_length=1)
+    classes: list[Name] = Field(default=["salt"], min_length=1, max_length=255)
     """one name: that class against background (sigmoid); several: one class a pixel (softmax), in index order"""
     ignore_index: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
     """mask value that counts in no loss and no metric; needs several classes"""

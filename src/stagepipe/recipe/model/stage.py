@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -67,7 +67,7 @@ class Windows(Section):
 
     size: Size
     """of a window; at the right and bottom ends the last ones are moved inward"""
-    overlap: Share = 0.5
+    overlap: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.5
     """least share of its height and width that a window has in common with the next"""
     weight: Literal["gaussian", "even"] = "gaussian"
     """`gaussian`: a window's pixels count exp(-d^2 / 2), d the distance from its centre in units of a quarter of its
@@ -79,7 +79,7 @@ class Voting(Section):
 
     size: Size
     """of a tile; grid i of g starts i / g of it later, and the image is padded by a tile of its border pixels"""
-    grids: Count = 5
+    grids: Annotated[int, Field(strict=True, ge=1, le=100)] = 5
 
     @model_validator(mode="after")
     def _steps(self) -> Voting:
