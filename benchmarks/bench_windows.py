@@ -53,7 +53,7 @@ def plain():
     return np.floor(total / weights * 255 + 0.5).astype(np.uint8)
 
 def ours():
-    return next(Predictor(ensemble, part.predict, {CLASSES}).quantised(image[None]))
+    return next(Predictor(ensemble, part.predict, {CLASSES}).quantised([(None, image[None])]))[1][0]
 
 began = time.perf_counter()
 result = plain() if way == "plain" else ours()

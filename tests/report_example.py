@@ -302,7 +302,7 @@ def _histories(folder, recipe, draw):
                         "fold": [fold] * epochs, "cycle": [epoch // phase.epochs for epoch in range(epochs)],
                         "epoch": list(range(epochs)), "loss": falling.tolist(), "score": (0.8 - 0.5 * falling).tolist(),
                         "lr": [phase.lr * (1 - (epoch % phase.epochs) / phase.epochs) for epoch in range(epochs)],
-                        "seconds": [21.0] * epochs, "images": [640] * epochs,
+                        "seconds": [21.0] * epochs, "images": [640] * epochs, "waited": [0.21] * epochs,
                     }  # fmt: skip
                     paths.append(folder / stage.name / f"{run}.{phase.name}.{fold}.history.parquet")
                     write_table(paths[-1], pa.table(rows, schema=tables.HISTORY))

@@ -177,7 +177,7 @@ def test_windows_go_through_every_member_and_view_as_they_are(tta, weights):
     image = np.random.default_rng(2).integers(0, 256, (32, 48, 1), dtype=np.uint8)
     how = Predict(windows={"size": 32, "overlap": 0.5, "weight": "even"})
     ensemble = Ensemble(part(tta, predict=how), weights, tiny.machine())
-    (found,) = Predictor(ensemble, how, 1).quantised(image[None])
+    ((_, (found,)),) = Predictor(ensemble, how, 1).quantised([(None, image[None])])
     total, seen = np.zeros((1, 32, 48)), np.zeros(48)
     networks = [build(NETWORK, 1, 1, None, None, pretrained=False) for _ in MEMBERS]
     for network, member in zip(networks, MEMBERS, strict=True):

@@ -93,7 +93,7 @@ part = PredictPart(
 )
 predictor = Predictor(Ensemble(part, {"phase": Path("weights.safetensors")}, machine), part.predict, 20)
 image = np.random.default_rng(0).integers(0, 256, (1, 1216, 1936, 3), dtype=np.uint8)
-(quantised,) = predictor.quantised(image)
+((_, (quantised,)),) = predictor.quantised([(None, image)])
 assert quantised.shape == (20, 1216, 1936) and quantised.sum(axis=0, dtype=int).min() > 240
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """

@@ -24,6 +24,8 @@ class PerPixel:
         self.convolution = nn.Conv2d(1, 3, 1)
         self.seen: list[tuple[int, ...]] = []
 
+    device = torch.device("cpu")
+
     def batch_size(self, height, width):
         return 2
 
@@ -38,7 +40,7 @@ def image(height=31, width=45, seed=0):
 
 
 def maps_of(how, pixels, ensemble=None):
-    (found,) = Predictor(ensemble or PerPixel(), Predict(**how), 3).quantised(pixels[None])
+    ((_, (found,)),) = Predictor(ensemble or PerPixel(), Predict(**how), 3).quantised([(None, pixels[None])])
     return found
 
 

@@ -1,11 +1,17 @@
-"""Prediction: all members of a run and fold, all views, in one pass over the data, straight into quantised tables."""
+"""Prediction: all members of a run and fold, all views, in one pass over the data, straight into quantised tables.
+
+Three things go on at a time: a thread reads the next images, the device predicts, a thread writes what is predicted.
+"""
 
 import itertools
 import logging
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +20,7 @@ from tqdm import tqdm
 
 from stagepipe import windows
 from stagepipe.artefacts import Provenance, load_weights, read_table
+from stagepipe.background import Behind, ahead
 from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.errors import TrainingError
 from stagepipe.networks import SegmentationNetwork, build
@@ -24,10 +31,14 @@ from stagepipe.runtime import Machine
 
 LOG = logging.getLogger(__name__)
 PIXELS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Network input pixels in flight, all views counted; a batch holds at least one view of one image. On the CPU more are
-no faster, and a U-Net on a resnet34 takes 1.3 to 1.7 kB of memory a pixel."""
+"""Network input pixels in flight, all views counted; a batch holds at least one view of one image. More are no faster:
+on the CPU, where a U-Net on a resnet34 takes 1.3 to 1.7 kB of memory a pixel, or on a GPU, where fewer are taken if
+memory is short."""
+PROBED_PIXELS = 1 << 20
+"""Network input pixels that are predicted to find how much memory of a GPU each takes."""
 
 Map = NDArray[np.uint8]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Ensemble:
     """The members of one run and fold on the device, averaged by weight."""
 
     def __init__(self, part: PredictPart, weights: dict[str, Path], machine: Machine) -> None:
-        self._machine = machine
+        self._machine, self.device = machine, machine.device
         self._views = views(part.tta)
         total = sum(member.weight for member in part.members)
         self._shares = [member.weight / total for member in part.members]
@@ -76,7 +87,9 @@ class Ensemble:
             network.module.load_state_dict(load_weights(weights[member.phase], member.member))
             network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             self._networks.append(network)
-        self._forward = [torch.compile(network) if machine.compile else network for network in self._networks]
+        # Of networks that differ in nothing but their weights, the first is compiled for all.
+        self._forward = machine.compiled(_logits)
+        self._most: int | None = None
 
     def batch_size(self, height: int, width: int) -> int:
         """Images a batch, so that all views of one member stay within the device's budget."""
@@ -84,31 +97,50 @@ class Ensemble:
 
     def _views_in_flight(self, height: int, width: int) -> int:
         """How many images or views of that size go through a network at once."""
-        sizes = (network.geometry.padded_size(height, width) for network in self._networks)
-        return max(1, PIXELS_PER_BATCH[self._machine.device.type] // max(rows * columns for rows, columns in sizes))
+        if self._most is None:
+            self._most = self._pixels_in_flight(height, width)
+        return max(1, self._most // self._largest(height, width)[0])
+
+    def _largest(self, height: int, width: int) -> tuple[int, SegmentationNetwork]:
+        """The network that makes the largest input of an image of that size, and how many pixels it has."""
+        sizes = [math.prod(network.geometry.padded_size(height, width)) for network in self._networks]
+        return max(zip(sizes, self._networks, strict=True), key=lambda pair: pair[0])
+
+    def _pixels_in_flight(self, height: int, width: int) -> int:
+        """The device's budget; found by predicting black images of that size, where memory may not reach."""
+        device, most = self._machine.device.type, PIXELS_PER_BATCH[self._machine.device.type]
+        if device == "cpu":
+            return most
+        pixels, network = self._largest(height, width)
+        images = torch.zeros(max(1, PROBED_PIXELS // pixels), height, width, network.stored_channels, dtype=torch.uint8)
+
+        def probe() -> None:
+            with torch.inference_mode(), self._machine.autocast():
+                network.restored(network(self._machine.to_device(images)), height, width)
+
+        return min(most, self._machine.affordable(probe, len(images) * pixels))
 
     @torch.inference_mode()
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Probabilities float32 [B, C, H, W] of images uint8 [B, H, W, K]: mean over views, weighted over members.
 
-        TrainingError if a network gives values that are no numbers.
+        They are on the device, which may be still at work on them, and not numbers where a network gives none.
         """
-        images = self._machine.to_device(images)
+        count, images = len(images), self._machine.to_device(images)
+        images = self._machine.filled(images, self.batch_size(*images.shape[1:3]))
         total: torch.Tensor | None = None
-        for network, forward, share in zip(self._networks, self._forward, self._shares, strict=True):
+        for network, share in zip(self._networks, self._shares, strict=True):
             for stack in self._stacks(images):
                 batch = torch.cat([view.apply(images) for view in stack])
                 with self._machine.autocast():
-                    logits = forward(batch)
+                    logits = self._forward(network, batch)
                 maps = network.restored(logits, batch.shape[1], batch.shape[2])
                 del logits
                 for view, view_maps in zip(stack, maps.split(len(images)), strict=True):
                     weighted = view.undo(view_maps) * (share / len(self._views))
                     total = weighted if total is None else total.add_(weighted)
         assert total is not None
-        if not bool(total.isfinite().all()):
-            raise TrainingError("the network gives values that are no numbers; train with a smaller lr")
-        return total
+        return total[:count]
 
     def _stacks(self, images: torch.Tensor) -> Iterator[list[View]]:
         """Views that go through a network together: of one shape, and within the budget."""
@@ -129,62 +161,105 @@ class Predictor:
         """Images a batch; one of which windows are taken."""
         return self._ensemble.batch_size(height, width) if self._how.whole else 1
 
-    def quantised(self, images: NDArray[np.uint8]) -> Iterator[Map]:
-        """uint8 [C, H, W], round(255 p), halves up, of each of images uint8 [B, H, W, K]."""
-        if self._how.whole:
-            yield from _quantised(self._ensemble.predict(torch.from_numpy(images))).cpu().numpy()
+    def quantised(self, batches: Iterable[tuple[Key, NDArray[np.uint8]]]) -> Iterator[tuple[Key, Map]]:
+        """uint8 [B, C, H, W], round(255 p), halves up, of batch after batch of images uint8 [B, H, W, K].
+
+        What stands beside a batch stands beside its maps. The device has the next batch of whole images before the
+        maps of one are fetched from it. TrainingError if a network gives values that are no numbers.
+        """
+        if not self._how.whole:
+            for key, images in batches:
+                yield key, np.stack([self._in_pieces(torch.from_numpy(image)) for image in images])
             return
-        for image in images:
-            if self._how.windows:
-                yield self._averaged(image, self._how.windows)
-            elif self._how.voting:
-                yield self._voted(image, self._how.voting)
+        before: tuple[Key, _Fetched] | None = None
+        for key, images in batches:
+            current = key, _Fetched(self._ensemble.predict(torch.from_numpy(images)))
+            if before:
+                yield before[0], before[1].maps()
+            before = current
+        if before:
+            yield before[0], before[1].maps()
+
+    def _in_pieces(self, image: torch.Tensor) -> Map:
+        """uint8 [C, H, W] of one image uint8 [H, W, K], in windows or tiles."""
+        if self._how.windows:
+            return self._averaged(image, self._how.windows)
+        assert self._how.voting
+        return self._voted(image, self._how.voting)
 
     @torch.inference_mode()
-    def _averaged(self, image: NDArray[np.uint8], how: Windows) -> Map:
+    def _averaged(self, image: torch.Tensor, how: Windows) -> Map:
         """Weighted mean of the probabilities of overlapping windows."""
-        whole = windows.padded(image, how.size)
-        places = windows.overlapping(whole.shape[:2], how.size, how.overlap)
+        whole = torch.from_numpy(windows.padded(image.numpy(), how.size)).to(self._ensemble.device)
+        places = windows.overlapping((whole.shape[0], whole.shape[1]), how.size, how.overlap)
         weight = windows.gaussian(how.size) if how.weight == "gaussian" else torch.ones(how.size)
         quantised = np.empty((self._classes, *whole.shape[:2]), np.uint8)
         found = self._windows(whole, places, how.size)
+        weight = weight.to(whole.device)
         for rows, means in windows.weighted_means(found, weight, (self._classes, whole.shape[1])):
-            quantised[:, rows] = _quantised(means)
-        return windows.unpadded(quantised, image.shape[:2])
+            quantised[:, rows] = _Fetched(means).maps()
+        return windows.unpadded(quantised, (image.shape[0], image.shape[1]))
 
     @torch.inference_mode()
-    def _voted(self, image: NDArray[np.uint8], how: Voting) -> Map:
+    def _voted(self, image: torch.Tensor, how: Voting) -> Map:
         """Share of the tilings whose most probable class it is; of equal shares the first class is the label."""
         height, width = image.shape[:2]
         (rows, columns), border = how.size, [(edge, edge) for edge in how.size]
-        whole = np.pad(image, (*border, (0, 0)), mode="edge")
-        votes = torch.zeros(self._classes, height, width, dtype=torch.uint8)
-        one = torch.ones(1, 1, 1, dtype=torch.uint8)
+        whole = torch.from_numpy(np.pad(image.numpy(), (*border, (0, 0)), mode="edge")).to(self._ensemble.device)
+        votes = torch.zeros(self._classes, height, width, dtype=torch.uint8, device=whole.device)
+        one = torch.ones(1, 1, 1, dtype=torch.uint8, device=whole.device)
+        finite = torch.ones((), dtype=torch.bool, device=whole.device)
         for places in windows.tilings((height, width), how.size, how.grids):
-            labels = torch.zeros(height + 2 * rows, width + 2 * columns, dtype=torch.uint8)
+            labels = torch.zeros(whole.shape[:2], dtype=torch.uint8, device=whole.device)
             shifted = [(row + rows, column + columns) for row, column in places]
             for (row, column), maps in self._windows(whole, shifted, how.size):
                 labels[row : row + rows, column : column + columns] = maps.argmax(dim=0)
+                finite &= maps.isfinite().all()
             inner = labels[rows : rows + height, columns : columns + width].long()[None]
             votes.scatter_add_(0, inner, one.expand_as(inner))
+        _check(finite)
         shares = (np.arange(how.grids + 1) / how.grids * STEPS + 0.5).astype(np.uint8)
-        return shares[votes.numpy()]
+        return shares[votes.cpu().numpy()]
 
     def _windows(
-        self, image: NDArray[np.uint8], places: Sequence[windows.Place], size: windows.Size
+        self, image: torch.Tensor, places: Sequence[windows.Place], size: windows.Size
     ) -> Iterator[tuple[windows.Place, torch.Tensor]]:
         """Place and probabilities float32 [C, height, width] of every window, in batches."""
         count = self._ensemble.batch_size(*size)
         for start in range(0, len(places), count):
             chosen = places[start : start + count]
-            batch = np.stack([image[row : row + size[0], column : column + size[1]] for row, column in chosen])
-            yield from zip(chosen, self._ensemble.predict(torch.from_numpy(batch)).cpu(), strict=True)
+            batch = torch.stack([image[row : row + size[0], column : column + size[1]] for row, column in chosen])
+            yield from zip(chosen, self._ensemble.predict(batch), strict=True)
 
 
-@torch.inference_mode()
-def _quantised(maps: torch.Tensor) -> torch.Tensor:
-    """round(255 p), halves up, as probabilities.quantise does it; the maps themselves are used up."""
-    return maps.mul_(STEPS).add_(0.5).to(torch.uint8)
+class _Fetched:
+    """Probabilities, quantised and on their way to the host; they themselves are used up."""
+
+    @torch.inference_mode()
+    def __init__(self, maps: torch.Tensor) -> None:
+        self._finite = maps.isfinite().all().to("cpu", non_blocking=True)
+        # round(255 p), halves up, as probabilities.quantise does it
+        self._maps = maps.mul_(STEPS).add_(0.5).to(torch.uint8).to("cpu", non_blocking=True)
+        self._there = torch.cuda.Event() if maps.is_cuda else None
+        if self._there:
+            self._there.record()
+
+    def maps(self) -> Map:
+        """Wait for them; TrainingError if they are no numbers."""
+        if self._there:
+            self._there.synchronize()
+        _check(self._finite)
+        return self._maps.numpy()
+
+
+def _logits(network: SegmentationNetwork, images: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = network(images)
+    return logits
+
+
+def _check(finite: torch.Tensor) -> None:
+    if not bool(finite):
+        raise TrainingError("the network gives values that are no numbers; train with a smaller lr")
 
 
 def predict(
@@ -221,20 +296,27 @@ def predict(
     }
     for name, path in outputs.items():
         label = f"{part.stage}/{part.run} fold {part.fold} {name}"
-        with ProbabilityWriter(path, provenance) as writer:
-            for row, quantised in _maps(predictor, store, rows[name], label):
-                kept = keep_most_probable(quantised, part.kept_classes)
-                writer.add_quantised(ids[row], np.zeros_like(kept) if black[row] else kept)
+        with ProbabilityWriter(path, provenance) as writer, Behind() as behind:
+
+            def write(batch: list[int], maps: Map, writer: ProbabilityWriter = writer) -> None:
+                for row, quantised in zip(batch, maps, strict=True):
+                    kept = keep_most_probable(quantised, part.kept_classes)
+                    writer.add_quantised(ids[row], np.zeros_like(kept) if black[row] else kept)
+
+            for batch, maps in _maps(predictor, store, rows[name], label):
+                behind.do(write, batch, maps)
         LOG.info("%s: %d images, %d members, %d views", label, len(rows[name]), len(part.members), len(views(part.tta)))
 
 
-def _maps(predictor: Predictor, store: PixelStore, rows: list[int], label: str) -> Iterator[tuple[int, Map]]:
-    """Row numbers and uint8 maps [C, H, W]."""
+def _maps(predictor: Predictor, store: PixelStore, rows: list[int], label: str) -> Iterator[tuple[list[int], Map]]:
+    """Row numbers and uint8 maps [B, C, H, W], batch after batch."""
     bar = tqdm(total=len(rows), desc=label, unit="image", leave=False, disable=not sys.stderr.isatty())
-    for batch, images in same_size_batches(store, rows, predictor.batch_size):
+    if rows:  # it may predict to find it out, which is nothing for the thread that reads
+        predictor.batch_size(*store.image(rows[0]).shape[:2])
+    with bar, closing(ahead(same_size_batches(store, rows, predictor.batch_size))) as batches:
         try:
-            yield from zip(batch, predictor.quantised(images), strict=True)
+            for batch, maps in predictor.quantised(batches):
+                yield batch, maps
+                bar.update(len(batch))
         except TrainingError as error:
             raise TrainingError(f"{label}: {error}") from error
-        bar.update(len(batch))
-    bar.close()

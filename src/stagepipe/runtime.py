@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -15,6 +17,9 @@ from stagepipe.recipe.model import Runtime
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Options of glibc's mallopt: bytes at the end of the heap before they are given back; blocks mapped one by one."""
+FREE_SHARE = 0.8
+"""Share of a device's free memory that a job plans with: blocks of different sizes leave gaps between them"""
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Machine:
     workers: int
     ranks: Ranks = field(default_factory=Ranks)
     """this process and the others that train the same network, each with a device of its own"""
+    jobs: int = 1
+    """that may share the device"""
+    cuda_graphs: bool = False
+    """of what is compiled: kernels are launched together, as recorded once"""
 
     def autocast(self) -> AbstractContextManager[object]:
         """bfloat16 autocast where it is used, else nothing."""
@@ -35,6 +44,33 @@ class Machine:
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy to the device without waiting for the copy."""
         return tensor.to(self.device, non_blocking=True)
+
+    def compiled(self, function: Function) -> Function:
+        """The function as torch.compile makes it, for each shape that it is called with, or as it is."""
+        if not self.compile:
+            return function
+        mode = "reduce-overhead" if self.cuda_graphs else None
+        return torch.compile(function, dynamic=False, mode=mode)  # type: ignore[return-value]
+
+    def filled(self, rows: torch.Tensor, size: int) -> torch.Tensor:
+        """Rows [N, ...] with the last one again up to `size`, so that nothing is compiled for a last batch alone.
+
+        The same where nothing is compiled.
+        """
+        if not self.compile or len(rows) >= size:
+            return rows
+        return rows[torch.arange(size, device=rows.device).clamp(max=len(rows) - 1)]
+
+    def affordable(self, work: Callable[[], object], count: int) -> int:
+        """How much of what `work` does `count` of there is memory for on this CUDA device, shared with other jobs."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        work()
+        taken = torch.cuda.max_memory_allocated(self.device) - before
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(self.device)
+        return int(count * FREE_SHARE * min(free, total / self.jobs) / max(1, taken))
 
 
 def configure(runtime: Runtime, threads: int, ranks: Ranks | None = None) -> Machine:
@@ -60,13 +96,16 @@ def configure(runtime: Runtime, threads: int, ranks: Ranks | None = None) -> Mac
             torch.use_deterministic_algorithms(True, warn_only=True)
     else:
         _reuse_freed_memory()
+    trainings = ranks.count * (runtime.jobs_per_gpu if device.type == "cuda" else 1)
     return Machine(
         device=device,
         bf16=_multiplies_bf16(device) if runtime.precision == "auto" else runtime.precision == "bf16",
         # Batch normalisation over several devices ends a compiled graph at every layer.
-        compile=device.type == "cuda" and ranks.count == 1 if runtime.compile == "auto" else runtime.compile,
-        workers=_workers(device, ranks.count) if runtime.workers == "auto" else runtime.workers,
+        compile=device.type == "cuda" and ranks.count == 1 if runtime.compile == "auto" else bool(runtime.compile),
+        workers=_workers(device, trainings) if runtime.workers == "auto" else runtime.workers,
         ranks=ranks,
+        jobs=runtime.jobs_per_gpu,
+        cuda_graphs=runtime.compile == "cuda_graphs",
     )
 
 
@@ -94,10 +133,10 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _workers(device: torch.device, ranks: int = 1) -> int:
-    """Processes that augment for one of several ranks: one core in two where the CPU also trains, up to eight where a
-    GPU does."""
-    cores = len(os.sched_getaffinity(0)) // ranks
+def _workers(device: torch.device, trainings: int = 1) -> int:
+    """Processes that augment for one of several trainings that share the cores: one core in two where the CPU also
+    trains, up to eight where a GPU does."""
+    cores = len(os.sched_getaffinity(0)) // trainings
     if device.type == "cuda":
         return max(1, min(8, cores - 1))
     return 1 if cores > 1 else 0

@@ -62,6 +62,7 @@ HISTORY = pa.schema(
         ("score", pa.float64()),
         ("seconds", pa.float64()),
         ("images", pa.int64()),
+        ("waited", pa.float64()),  # seconds of these that the training waited for its loader
     ]
 )
 

@@ -120,9 +120,7 @@ class Trainer:
         self.orders = SharedOrders(self.phase.sampler, empty, self.phase.batch, self.key, epochs, self.ranks)
         self.network = starting_network(part, self.key, inputs.origin, machine.device)
         prepare(part, self.network, machine.device)
-        self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = (
-            torch.compile(self.network.heads) if machine.compile else self.network.heads
-        )
+        self.forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] = machine.compiled(self.network.heads)
         # The same in one process; of several each has its own rows of every batch.
         self.replica = Replica(self.ranks, self.network, self.forward, ["logits", *self.phase.deep_supervision])
         self.base_rates = optimizers.base_rates(self.phase, self.network)
@@ -147,26 +145,28 @@ class Trainer:
             return self._members(stop)
         finally:
             stop.restore()
+            self.state.wait()
 
     def _train_cycle(self, cycle: int, stop: StopSignal) -> None:
         end = (cycle + 1) * self.phase.epochs
         if self.progress.epoch == end - self.phase.epochs and self.progress.step == 0:
             self.optimizer = optimizers.build(self.phase, self.network)
         start = (self.progress.epoch, self.progress.step)
+        self.state.wait()  # the loader forks its workers, which no thread should be in the middle of
         with closing(self._batches(start, end)) as data:
             while self.progress.epoch < end:
                 self._train_epoch(data, stop)
                 scores = self.progress.scores(end - self.phase.epochs, end)
                 if schedules.should_stop(self.phase.early_stop, scores):
                     self.progress.epoch = end
-                self._save()
+                self._keep()
 
     def _batches(self, start: tuple[int, int], end: int) -> Generator[Batch, None, None]:
         pin = self.machine.device.type == "cuda"
         return batches(self.samples, self.orders, start, end, self.machine.workers, pin)
 
     def _train_epoch(self, data: Iterator[Batch], stop: StopSignal) -> None:
-        """One epoch: train on its remaining batches, validate, keep the weights if they are or may become a member."""
+        """One epoch: train on its remaining batches, then validate."""
         phase, progress, began = self.phase, self.progress, time.monotonic()
         self.network.train()
         self.network.set_encoder_frozen(progress.epoch < phase.freeze_encoder)
@@ -181,20 +181,19 @@ class Trainer:
                 progress.step = step + 1
                 progress.loss_sum += float(losses[first_step : step + 1].double().sum())
                 progress.seconds += time.monotonic() - began
-                self._save()
+                self._keep()
                 self._leave(asked)
         self._check(losses, first_step, steps)
         loss = (progress.loss_sum + float(losses[first_step:].double().sum())) / steps
         found = self.validate()
         seconds = progress.seconds + time.monotonic() - began
         rate, images = self._rates(steps - 1)[-1], self.orders.images(progress.epoch)
-        progress.history.append([progress.epoch, rate, loss, found.score, seconds, images])
+        progress.end_epoch([rate, loss, found.score, seconds, images])
         LOG.info(
-            "epoch %d of %d: loss %.4f, %s, lr %.2e, %.0f images/s", progress.epoch + 1, phase.epochs * phase.cycles,
-            loss, self.validator.describe(found), rate, images / seconds,
+            "epoch %d of %d: loss %.4f, %s, lr %.2e, %.0f images/s, %.0f %% of it waiting for data", progress.epoch,
+            phase.epochs * phase.cycles, loss, self.validator.describe(found), rate, images / seconds,
+            100 * progress.history[-1][-1] / seconds,
         )  # fmt: skip
-        self.state.save_epoch(progress.epoch, self._weights())
-        progress.epoch, progress.step, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
 
     def train_step(self, data: Iterator[Batch], step: int, rates: Sequence[float]) -> torch.Tensor:
         """Forward, backward and, where a group of accumulated batches ends, an optimiser step. Returns the loss.
@@ -202,7 +201,10 @@ class Trainer:
         `rates` are those of the optimiser's groups of parameters.
         """
         phase = self.phase
-        images, masks = (self.machine.to_device(tensor) for tensor in next(data))
+        asked = time.monotonic()
+        batch = next(data)
+        self.progress.waited += time.monotonic() - asked
+        images, masks = (self.machine.to_device(tensor) for tensor in batch)
         # Dropout is the only draw on the device; its seed is the batch's own.
         torch.manual_seed(seeding.key("step", *self.key, self.progress.epoch, step, *self.ranks.key))
         size = self.orders.batch_size(self.progress.epoch)
@@ -258,6 +260,7 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------------- members
 
     def _members(self, stop: StopSignal) -> dict[str, Weights]:
+        self.state.wait()
         epochs, top = self.progress.members(self.phase), self.phase.select.top
         if top and top.average == "weights":
             chosen = [self._averaged(epochs, stop)]
@@ -296,9 +299,8 @@ class Trainer:
     def _weights(self) -> Weights:
         return self.network.module.state_dict()
 
-    def _save(self) -> None:
-        self.state.save_progress(self.progress, self.network.module, self.optimizer)
-        self.state.prune(self.progress.kept(self.phase))
+    def _keep(self) -> None:
+        self.state.keep(self.progress, self.phase, self.network.module, self.optimizer)
 
     def _resume(self) -> None:
         progress = self.state.resume(self.phase, self.network.module, self.optimizer)
@@ -308,6 +310,7 @@ class Trainer:
 
     def _leave(self, number: int) -> None:
         """End the process for that signal."""
+        self.state.wait()
         self.ranks.part(INTERRUPTED)
         LOG.warning("%s: progress is saved, %s", signal.Signals(number).name, self._position())
         if number == signal.SIGUSR1:

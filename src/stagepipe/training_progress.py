@@ -23,8 +23,19 @@ class Progress:
     """over the epoch's batches so far"""
     seconds: float = 0.0
     """spent on the epoch so far"""
+    waited: float = 0.0
+    """seconds of these that the loop waited for the loader; the device may have had work meanwhile"""
     history: list[list[float]] = field(default_factory=list)
-    """epoch, lr, loss, score, seconds, images of every finished epoch"""
+    """epoch, lr, loss, score, seconds, images, waited of every finished epoch"""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != 7 for row in self.history):
+            raise ValueError("its history has other columns")
+
+    def end_epoch(self, row: list[float]) -> None:
+        """Note lr, loss, score, seconds and images of the epoch and go on to the next."""
+        self.history.append([self.epoch, *row, self.waited])
+        self.epoch, self.step, self.loss_sum, self.seconds, self.waited = self.epoch + 1, 0, 0.0, 0.0, 0.0
 
     def scores(self, first: int, last: int) -> list[float]:
         """Validation scores of the epochs first <= epoch < last."""
@@ -63,8 +74,9 @@ class Progress:
                 "score": score,
                 "seconds": seconds,
                 "images": int(images),
+                "waited": waited,
             }
-            for epoch, rate, loss, score, seconds, images in self.history
+            for epoch, rate, loss, score, seconds, images, waited in self.history
         ]
         return pa.Table.from_pylist(rows, schema=HISTORY)
 

@@ -2,9 +2,11 @@
 
 It holds one file of progress, weights and optimiser state, and one weights file per epoch that is or may become a
 member. Files are written before the progress that names them and removed after, so a kill at any moment leaves a state
-that is whole.
+that is whole. Training goes on while they are written: hundreds of megabytes an epoch, which on a fast device takes as
+long as an epoch of a small data set.
 """
 
+import copy
 import hashlib
 import io
 import logging
@@ -18,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stagepipe.artefacts import load_weights, save_weights, verify
+from stagepipe.background import Behind
 from stagepipe.errors import ArtefactError, TrainingError
 from stagepipe.recipe.model import Phase
 from stagepipe.storage import atomic
@@ -36,6 +39,7 @@ class TrainingState:
         self.weights = folder / "weights.safetensors"
         """members of a finished phase, to be published"""
         self.history = folder / "history.parquet"
+        self._writing = Behind()
 
     def save(self, progress: dict[str, Any]) -> None:
         """Write progress: tensors, numbers, strings, lists and dicts only."""
@@ -61,10 +65,25 @@ class TrainingState:
         except (UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise TrainingError(f"{self._progress}: holds no progress of a training; delete {self.folder}") from error
 
-    def save_progress(self, progress: Progress, module: nn.Module, optimizer: Optimizer) -> None:
-        """Save where training goes on; weights that are or may become a member are files of their own."""
-        weights = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
-        self.save({"progress": vars(progress), "weights": weights, "optimizer": optimizer.state_dict()})
+    def keep(self, progress: Progress, phase: Phase, module: nn.Module, optimizer: Optimizer) -> None:
+        """Save where training goes on, and remove weights of epochs that won't become members.
+
+        Returns when what was kept before is on the disk and this is copied; `wait` waits for this, too.
+        """
+        weights = _copied(module.state_dict())
+        saved = {"progress": copy.deepcopy(vars(progress)), "weights": weights}
+        self._writing.do(self._write, saved | {"optimizer": _copied(optimizer.state_dict())}, progress.kept(phase))
+
+    def wait(self) -> None:
+        """Wait until all that was kept is on the disk; raises what went wrong, such as a StorageError."""
+        self._writing.wait()
+
+    def _write(self, saved: dict[str, Any], kept: set[int]) -> None:
+        progress = saved["progress"]
+        if progress["history"] and progress["step"] == 0:  # an epoch has just ended
+            self.save_epoch(int(progress["history"][-1][0]), saved["weights"])
+        self.save(saved)
+        self.prune(kept)
 
     def resume(self, phase: Phase, module: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Give network and optimiser what was saved and return the progress.
@@ -142,11 +161,14 @@ class TrainingState:
 class SharedState(TrainingState):
     """The state as those of several ranks have it that leave writing to the first."""
 
-    def save_progress(self, progress: Progress, module: nn.Module, optimizer: Optimizer) -> None:
+    def keep(self, progress: Progress, phase: Phase, module: nn.Module, optimizer: Optimizer) -> None:
         """Nothing."""
 
-    def save_epoch(self, epoch: int, weights: Weights) -> None:
-        """Nothing."""
 
-    def prune(self, kept: set[int]) -> None:
-        """Nothing."""
+def _copied(values: Any) -> Any:
+    """A nest of dicts and lists with all its tensors copied to the host."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, dict):
+        return {key: _copied(value) for key, value in values.items()}
+    return [_copied(value) for value in values] if isinstance(values, list) else values

@@ -53,8 +53,9 @@ class Validator:
         own = ranks.own(ranks.padded(self.rows))
         for rows, images in same_size_batches(self.store, own, self._batch):
             masks = torch.from_numpy(np.stack([self.store.mask(row) for row in rows]))
+            batch = self.machine.filled(torch.from_numpy(images), self._batch(*images.shape[1:3]))
             with self.machine.autocast():
-                logits = forward(self.machine.to_device(torch.from_numpy(images)))["logits"]
+                logits = forward(self.machine.to_device(batch))["logits"][: len(rows)]
             maps = network.restored(logits, *masks.shape[1:])
             counts.append(self._count(maps, self.machine.to_device(masks)))
             pixels += [masks[0].numel()] * len(rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class PixelStore:
 
 def same_size_batches(
     store: PixelStore, rows: Sequence[int], size: Callable[[int, int], int]
-) -> Iterator[tuple[list[int], np.ndarray]]:
+) -> Generator[tuple[list[int], np.ndarray], None, None]:
     """Runs of neighbouring rows whose images have one size, and the images uint8 [B, H, W, K], each read once.
 
     `size` gives how many images of a height and width a batch holds at most.

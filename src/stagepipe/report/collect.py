@@ -187,7 +187,8 @@ def _history(paths: Sequence[Path], recipe: Recipe) -> pd.DataFrame:
 
 def _whole(paths: Sequence[Path], schema: pa.Schema) -> pd.DataFrame:
     """Tables of a schema one after another."""
-    frames = [artefacts.read_table(path).to_pandas() for path in paths]
+    # Those that an earlier version wrote may lack a column.
+    frames = [artefacts.read_table(path).to_pandas().reindex(columns=schema.names) for path in paths]
     return pd.concat(frames or [schema.empty_table().to_pandas()], ignore_index=True)
 
 

@@ -244,10 +244,11 @@ def cost(found: Collected, drawn: dict[str, bytes]) -> str:
     used = table(["stage", "rule", "jobs", "wall hours", "CPU hours", "peak GiB"], rows, texts=2, digits=3,
                  marks=[""] * (len(rows) - 1) + ["strong"])  # fmt: skip
     rates: list[list[Cell]] = [
-        [str(row.stage), str(row.run), int(row.epochs), float(row.seconds) / 3600, float(row.rate)]
+        [str(row.stage), str(row.run), int(row.epochs), float(row.seconds) / 3600, float(row.rate), 100 * row.waiting]
         for row in training_rates(found).itertuples()
     ]
-    trained = table(["stage", "run", "epochs of all folds", "hours in epochs", "images / s"], rates, texts=2, digits=2)
+    head = ["stage", "run", "epochs of all folds", "hours in epochs", "images / s", "% waiting for data"]
+    trained = table(head, rates, texts=2, digits=2)
     caption = (
         "Sums over all jobs of a rule in a stage; memory is that of the largest job. Jobs may have run side by side."
     )

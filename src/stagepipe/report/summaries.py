@@ -76,10 +76,12 @@ def cost_table(found: Collected) -> pd.DataFrame:
 
 
 def training_rates(found: Collected) -> pd.DataFrame:
-    """Epochs, training hours and images a second per stage and run."""
+    """Epochs, training seconds, images a second and the share of time waiting for data, per stage and run."""
     groups = found.history.groupby(["stage", "run"], sort=False)
-    rates = groups.agg(epochs=("epoch", "size"), seconds=("seconds", "sum"), images=("images", "sum")).reset_index()
-    rates["rate"] = rates["images"] / rates["seconds"].where(rates["seconds"] > 0)
+    sums = {name: (name, "sum") for name in ("seconds", "images", "waited")}
+    rates = groups.agg(epochs=("epoch", "size"), **sums).reset_index()
+    seconds = rates["seconds"].where(rates["seconds"] > 0)
+    rates["rate"], rates["waiting"] = rates["images"] / seconds, rates["waited"] / seconds
     return rates
 
 

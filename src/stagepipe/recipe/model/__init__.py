@@ -145,8 +145,9 @@ class Runtime(Section):
     """jobs that may share a GPU; `--resources gpu=N` says how many run in all"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the hardware multiplies it"""
-    compile: Flag | Literal["auto"] = "auto"
-    """`auto`: on CUDA, where one device trains"""
+    compile: Flag | Literal["auto", "cuda_graphs"] = "auto"
+    """`auto`: on CUDA, where one device trains. `cuda_graphs`: and its kernels launched together, which takes more
+    memory and gains where small networks and batches leave the device waiting for launches"""
     deterministic: Flag = False
     """on CUDA: slower kernels that give the same bits every time (a CPU always does)"""
 
