@@ -17,6 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROW = ("name", "plain", "ours", "unit", "ratio", "note")
+MORE = ("details",)
+"""what a row may have besides, for the JSON file alone"""
 LIBRARIES = (
     "torch", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy", "pyarrow", "stagepipe",
 )  # fmt: skip
@@ -37,16 +39,18 @@ def modules(folder: Path = HERE) -> list[str]:
 def measure(name: str, gpu: bool, folder: Path = HERE) -> list[dict]:
     """Rows of one benchmark. RuntimeError if it fails; what it says goes to the terminal."""
     inherited = os.environ.get("PYTHONPATH")
-    paths = [str(HERE.parent), str(folder), *([inherited] if inherited else [])]
+    # As part of the package: on its own path `profile` would stand before Python's module of that name.
+    module = f"benchmarks.bench_{name}" if folder == HERE else f"bench_{name}"
+    paths = [str(HERE.parent if folder == HERE else folder), *([inherited] if inherited else [])]
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "rows.json"
-        command = [sys.executable, "-c", CHILD, f"bench_{name}", "gpu" if gpu else "cpu", str(output)]
+        command = [sys.executable, "-c", CHILD, module, "gpu" if gpu else "cpu", str(output)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         status = subprocess.run(command, check=False, env=environment).returncode
         if status:
             raise RuntimeError(f"the benchmark {name} ended with status {status}")
         rows = json.loads(output.read_text(encoding="utf-8"))
-    return [{"benchmark": name} | {key: row[key] for key in ROW} for row in rows]
+    return [{"benchmark": name} | {key: row[key] for key in (*ROW, *MORE) if key in row or key in ROW} for row in rows]
 
 
 def gpu_name() -> str | None:

@@ -214,6 +214,7 @@ class signalled:
         def train_step(trainer: Trainer, data: Any, step: int, rates: Sequence[float]) -> torch.Tensor:
             loss = self.original(trainer, data, step, rates)
             if (trainer.progress.epoch, step) == self.at:
+                trainer.state.wait()  # otherwise a kill may come before the last epoch is on the disk
                 os.kill(os.getpid(), self.number)
             return loss
 

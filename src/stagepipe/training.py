@@ -189,6 +189,7 @@ class Trainer:
         seconds = progress.seconds + time.monotonic() - began
         rate, images = self._rates(steps - 1)[-1], self.orders.images(progress.epoch)
         progress.end_epoch([rate, loss, found.score, seconds, images])
+        self.state.wait()  # so when a line of the log appears, the epoch of the line before is on the disk
         LOG.info(
             "epoch %d of %d: loss %.4f, %s, lr %.2e, %.0f images/s, %.0f %% of it waiting for data", progress.epoch,
             phase.epochs * phase.cycles, loss, self.validator.describe(found), rate, images / seconds,
