@@ -6,6 +6,8 @@ from tests.bad_inputs.images import IMAGES
 from tests.bad_inputs.recipes import RECIPES
 from tests.bad_inputs.runs_and_json import RUNS
 from tests.bad_inputs.sealed import SEALED
+from tests.bad_inputs.street_recipes import STREET_RECIPES
+from tests.bad_inputs.streets import STREETS
 from tests.bad_inputs.tables import TABLES
 
-ALL: list[BadInput] = [*IMAGES, *FILMS, *TABLES, *RUNS, *RECIPES, *SEALED]
+ALL: list[BadInput] = [*IMAGES, *FILMS, *STREETS, *TABLES, *RUNS, *RECIPES, *STREET_RECIPES, *SEALED]

@@ -1,5 +1,6 @@
 """Sound raw data to be spoilt, and ingests of it that leave out what is faulty."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ Spoil = Callable[[Path], object]
 OUTPUTS = "output"
 """folder beside the input for all that is written"""
 CLASSES = ["road", "car", "tree"]
+COLOURS = {"road": [128, 64, 128], "car": [[0, 0, 142], [0, 0, 70]], "tree": [107, 142, 35]}
 FILMS = ("dicom-images-train", "dicom-images-test")
 
 
@@ -42,12 +44,33 @@ def write_siim(root: Path) -> None:
     write_rows(root / "train-rle.csv", ("ImageId", "EncodedPixels"), *rows)
 
 
+def write_street(root: Path) -> None:
+    """The street layout: s0, s1 and s2 of one drive labelled with three colours, v0 not."""
+    for number in range(3):
+        save(root / f"seg_train_images/s{number}.jpg", picture(number))
+        save(root / f"seg_train_annotations/s{number}.png", colours(number)[..., ::-1])
+        described = {"attributes": {"route": "Tokyo1", "timeofday": "day"}, "frameIndex": 5 * number}
+        (root / f"seg_train_annotations/s{number}.json").write_text(json.dumps(described), encoding="utf-8")
+    save(root / "seg_test_images/v0.jpg", picture(5))
+
+
+def colours(number: int) -> np.ndarray:
+    """A mask of three colours, uint8 [SIZE, SIZE, 3], red, green, blue."""
+    mask = np.full((SIZE, SIZE, 3), COLOURS["road"], np.uint8)
+    mask[:8], mask[16:, number:12], mask[16:, 12:] = COLOURS["tree"], *COLOURS["car"]
+    return mask
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "tgs": (write_tgs, {"t0", "t1", "t2", "t3", "u0", "u1"}),
     "folder": (write_folder, {"a0", "a1", "b0"}),
     "siim": (write_siim, {"f0", "f1", "g0"}),
+    "street": (write_street, {"s0", "s1", "s2", "v0"}),
 }
 """writes a sound layout; its ids"""
+RGB = {"classes": CLASSES, "channels": "rgb"}
+OPTIONS: dict[str, dict[str, Any]] = {"folder": RGB, "street": RGB | {"palette": COLOURS}}
+"""what else the dataset of a layout says"""
 
 
 def built(form: str, spoil: Spoil) -> Callable[[Path], None]:
@@ -63,8 +86,7 @@ def built(form: str, spoil: Spoil) -> Callable[[Path], None]:
 
 def ingested(form: str, faults: str = "quarantine", **changes: Any) -> Callable[[Path], list[dict[str, str]]]:
     """An ingest that returns its table of faults; no sample without a fault may be lost."""
-    rgb = {"classes": CLASSES, "channels": "rgb"} if form == "folder" else {}
-    dataset = Dataset(format=form, root="raw", faults=faults, **(rgb | changes))
+    dataset = Dataset(format=form, root="raw", faults=faults, **(OPTIONS.get(form, {}) | changes))
 
     def meet(folder: Path) -> list[dict[str, str]]:
         out = folder.parent / OUTPUTS

@@ -13,6 +13,7 @@ out of videos: the column `drive` tells those apart. Of the frames of one route 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
 
 TRAIN, ANNOTATIONS, TEST = "seg_train_images", "seg_train_annotations", "seg_test_images"
 JSON = frozenset({".json"})
-MAX_BYTES = 1 << 26
-"""largest JSON file that is read"""
+MAX_BYTES = 1 << 24
+"""largest JSON file that is read; its values take some 20 times the room in memory"""
 LARGEST_FRAME = 2**53
+MOST_ATTRIBUTES = 100
+"""of one file: each becomes a column of the samples table"""
+LONGEST_NAME = 128
 
 
 def scan(dataset: Dataset, root: Path) -> Scan:
@@ -86,7 +90,7 @@ def _metadata(sample_id: str, path: Path, findings: Findings) -> dict[str, Value
         return {}
     frame = content.get("frameIndex")
     if frame is not None and (not isinstance(frame, int) or isinstance(frame, bool) or abs(frame) > LARGEST_FRAME):
-        detail = f"frameIndex is {shortened(repr(frame))}; write a whole number, or leave it out"
+        detail = f"frameIndex is {shortened(repr(frame))}; write a whole number of up to 15 digits, or leave it out"
         findings.add(sample_id, path, "bad_value", detail)
         return {}
     texts = {
@@ -94,7 +98,25 @@ def _metadata(sample_id: str, path: Path, findings: Findings) -> dict[str, Value
         for name, value in attributes.items()
         if isinstance(value, str | int | float)
     }
+    if reason := _bad_names(texts):
+        findings.add(sample_id, path, "bad_json", reason)
+        return {}
     return texts | {"frameIndex": frame}
+
+
+def _bad_names(names: Collection[str]) -> str | None:
+    """Why attributes can't be columns of the samples table, or None if they can."""
+    from stagepipe.tables import FOLDS, SAMPLES
+
+    if len(names) > MOST_ATTRIBUTES:
+        return f"has {len(names):,} attributes; at most {MOST_ATTRIBUTES} become columns, leave the others out"
+    own = {*SAMPLES.names, *FOLDS.names, "frameIndex", "drive"}
+    for name in names:
+        if name in own:
+            return f"the attribute {name!r} has the name of a column of our own; rename it"
+        if not name or not name.isprintable() or len(name) > LONGEST_NAME:
+            return f"the attribute {shortened(name)!r} is no plain name of up to {LONGEST_NAME} characters; rename it"
+    return None
 
 
 def _read(path: Path) -> Any:
