@@ -5,84 +5,18 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-import tiny
+from maps_example import SIZE, TRUTHS, data_of, fixed, maps_of, rule, square, triplet, write_maps
 
 from stagepipe import rle
 from stagepipe.artefacts import read_table, write_table
-from stagepipe.data.store import writing
-from stagepipe.errors import DataError
-from stagepipe.masks import (
-    Sources,
-    black_images,
-    chosen_threshold,
-    empty_masks,
-    final_masks,
-    fix_threshold,
-    score_jigsaw,
-    submit,
-)
-from stagepipe.probabilities import ProbabilityWriter
-from stagepipe.recipe.model import Emptiness, Postprocess, Submission
-from stagepipe.recipe.submission_parts import BinarisePart, SubmitPart
-from stagepipe.tables import FOLDS, SAMPLES, TRIPLETS
+from stagepipe.masks import Sources, black_images, chosen_threshold, final_masks, fix_threshold, score_jigsaw
+from stagepipe.recipe.model import Postprocess
+from stagepipe.recipe.submission_parts import BinarisePart
 from stagepipe.tables import JIGSAW as JIGSAW_TABLE
+from stagepipe.tables import TRIPLETS
 from stagepipe.triplets import Triplet
 
-SIZE = 8
-
-
-def rule(**changes: object) -> Submission:
-    return Submission(blend={"any": 1.0}, **changes)
-
-
-def square(edge: int, value: int = 1) -> np.ndarray:
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[:edge, :edge] = value
-    return mask
-
-
-def maps_of(masks: dict[str, np.ndarray], inside: int, outside: int) -> dict[str, np.ndarray]:
-    """Maps of one class with a value inside and another outside the masks."""
-    return {name: np.where(mask > 0, inside, outside).astype(np.uint8)[None] for name, mask in masks.items()}
-
-
-def data_of(folder, truths: dict[str, np.ndarray], black: set[str] = frozenset()) -> tiny.Data:
-    """Labelled samples in folds 0, 1, 0, ..."""
-    data = tiny.Data(folder / "samples.parquet", folder / "pixels.bin", folder / "folds.parquet")
-    rows = []
-    with writing(data.pixels) as append:
-        for name, mask in truths.items():
-            image_offset, image_crc32 = append(np.full((SIZE, SIZE, 1), 7, np.uint8))
-            mask_offset, mask_crc32 = append(mask)
-            rows.append(
-                {"sample_id": name, "split": "train", "height": SIZE, "width": SIZE, "channels": 1}
-                | {"image_offset": image_offset, "image_crc32": image_crc32, "black": name in black}
-                | {"mask_offset": mask_offset, "mask_crc32": mask_crc32, "empty": not mask.any(), "coverage": []}
-            )
-    write_table(data.samples, pa.Table.from_pylist(rows, schema=SAMPLES))
-    folds = [{"sample_id": name, "fold": index % 2, "always_train": False} for index, name in enumerate(truths)]
-    write_table(data.folds, pa.Table.from_pylist(folds, schema=FOLDS))
-    return data
-
-
-def write_maps(path, maps: dict[str, np.ndarray]):
-    with ProbabilityWriter(path) as writer:
-        for name, quantised in sorted(maps.items()):
-            writer.add_quantised(name, quantised)
-    return path
-
-
-def fixed(folder, data, maps, of: BinarisePart) -> tuple[dict, list[dict], int]:
-    """(what the JSON holds, cases of the blend, length of the curve)."""
-    names = [folder / name for name in ("threshold.json", "thresholds.parquet", "cases.parquet", "confusion.parquet")]
-    sources = Sources(data.samples, write_maps(folder / "oof.parquet", maps))
-    fix_threshold(of, sources, data.pixels, data.folds, *names)
-    rows = [row for row in read_table(names[2]).to_pylist() if row["run"] == "blend"]
-    return json.loads(names[0].read_text()), rows, read_table(names[1]).num_rows
-
-
 JIGSAW = Postprocess(jigsaw={})
-TRUTHS = {"a": square(4), "b": square(5), "c": square(0), "d": square(3)}
 
 
 def test_a_searched_threshold_separates_what_a_fixed_one_does_not(tmp_path):
@@ -104,10 +38,6 @@ def test_a_searched_threshold_separates_what_a_fixed_one_does_not(tmp_path):
 
 # In "c", which is empty, a false alarm of four pixels.
 ALARMED = TRUTHS | {"c": square(2)}
-
-
-def triplet(top: object, area: object, bottom: object) -> dict:
-    return {"top": top, "area": area, "bottom": bottom, "size": [SIZE, SIZE]}
 
 
 def test_several_triplets_are_searched(tmp_path):
@@ -195,46 +125,6 @@ def test_steps_follow_one_another():
     assert pixels(postprocess=[*small, JIGSAW]) == [0, 4]
 
 
-def test_another_blend_decides_which_masks_are_empty(tmp_path):
-    data = data_of(tmp_path, TRUTHS)
-    table = write_maps(tmp_path / "table.parquet", maps_of(dict.fromkeys(TRUTHS, square(4)), 200, 10))
-    decides = write_maps(tmp_path / "emptiness.parquet", maps_of(TRUTHS, 150, 10))
-    of = Emptiness(blend={"any": 1.0}, threshold=0.5, minimum_pixels=10)
-    assert empty_masks(decides, of) == {"c", "d"}  # 0 and 9 pixels
-    assert empty_masks(decides, of.model_copy(update={"minimum_pixels": 1})) == {"c"}
-    assert empty_masks(decides, of.model_copy(update={"threshold": 0.6})) == set(TRUTHS)
-    (tmp_path / "threshold.json").write_text('{"chosen": 0.5}')
-    part = SubmitPart(submission=rule(emptiness=of), classes=["salt"])
-    submit(part, Sources(data.samples, table, decides), tmp_path / "threshold.json", None, tmp_path / "s.csv")
-    encoded = rle.encode(square(4))
-    assert (tmp_path / "s.csv").read_text().splitlines()[1:] == [f"a,{encoded}", f"b,{encoded}", "c,", "d,"]
-
-
-def test_a_submission_of_another_size_is_resized_after_postprocessing(tmp_path):
-    data = data_of(tmp_path, TRUTHS)
-    corner, dot = square(4), square(0)
-    dot[6, 6] = 1
-    table = write_maps(tmp_path / "table.parquet", maps_of({"a": corner | dot, "b": dot, "c": square(8)}, 200, 10))
-    (tmp_path / "threshold.json").write_text(json.dumps({"chosen": triplet(0.5, 1, 0.5)}))
-    contours = [{"contours": {"area": 0}}]  # a dot, but none of the 2 x 2 pixels that it becomes
-
-    def sent(size: object) -> dict[str, np.ndarray]:
-        part = SubmitPart(submission=rule(encode="siim", postprocess=contours, size=size), classes=["salt"])
-        submit(part, Sources(data.samples, table), tmp_path / "threshold.json", None, tmp_path / "s.csv")
-        header, *lines = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()]
-        assert header == ["ImageId", "EncodedPixels"]
-        return {name: rle.decode_relative(text, *(size or (SIZE, SIZE))) for name, text in lines}
-
-    for size, factor in ((None, 1), ((16, 16), 2), ((8, 8), 1)):
-        masks = sent(size)
-        np.testing.assert_array_equal(masks["a"], np.kron(corner, np.ones((factor, factor))))
-        assert not masks["b"].any() and masks["c"].all()
-    # Half as wide, each pixel is the mean of two.
-    np.testing.assert_array_equal(sent((8, 4))["a"], corner[:, ::2])
-    # Rows of 5 lie at 0.3, 1.9, 3.5, ...: the third is half way between foreground and background.
-    np.testing.assert_array_equal(sent((5, 8))["a"][:, 0], [1, 1, 0, 0, 0])
-
-
 def jigsaw_table(path, masks: dict[str, list[tuple[str, bool, np.ndarray]]], split: str = "train"):
     """(rule, applied, mask) of each sample."""
     rows = []
@@ -289,38 +179,3 @@ def test_several_classes_take_the_most_probable_one(tmp_path):
         (1, "road", "road", 8 * 8 - 25),
         (1, "tree", "tree", 25),
     ]
-
-
-def test_evaluated_classes_reach_the_scores_and_the_submission(tmp_path):
-    truths = {"a": square(4, 2), "b": square(0)}
-    data = data_of(tmp_path, truths)
-    predicted = {"a": square(2, 2), "b": square(1, 1)}
-    maps = {name: np.stack([np.where(mask == value, 90, 80) for value in range(3)]).astype(np.uint8)
-            for name, mask in predicted.items()}  # fmt: skip
-    classes, evaluated = ["road", "car", "tree"], ["car", "tree"]
-    part = BinarisePart(submission=rule(encode="street"), classes=classes, evaluated=evaluated)
-    _, rows, _ = fixed(tmp_path, data, maps, part)
-    assert [(row["iou"], row["truth_iou"]) for row in rows] == [(1 / 4, 1 / 4), (0, None)]
-    sending = SubmitPart(submission=part.submission, classes=classes, evaluated=evaluated)
-    submit(sending, Sources(data.samples, tmp_path / "oof.parquet"), tmp_path / "threshold.json", None, tmp_path / "s")
-    assert json.loads((tmp_path / "s").read_text()) == {
-        "a.jpg": {"tree": {"0": [[0, 1]], "1": [[0, 1]]}},
-        "b.jpg": {"car": {"0": [[0, 0]]}},
-    }
-
-
-def test_the_submission_has_the_masks_in_the_order_of_its_rows(tmp_path):
-    data = data_of(tmp_path, TRUTHS, black={"d"})
-    table = write_maps(tmp_path / "test.parquet", maps_of(TRUTHS, 100, 60))
-    (tmp_path / "threshold.json").write_text('{"chosen": 0.3}')
-    order = tmp_path / "sample.csv"
-    order.write_text("id,rle_mask\nd,\nb,\na,\nc,\n")
-    part = SubmitPart(submission=rule(black_is_empty=True), classes=["salt"])
-    submit(part, Sources(data.samples, table), tmp_path / "threshold.json", order, tmp_path / "s.csv")
-    lines = (tmp_path / "s.csv").read_text().splitlines()
-    assert lines == ["id,rle_mask", "d,", f"b,{rle.encode(square(5))}", f"a,{rle.encode(square(4))}", "c,"]
-    submit(part, Sources(data.samples, table), tmp_path / "threshold.json", None, tmp_path / "s.csv")
-    assert [line[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == ["a", "b", "c", "d"]
-    order.write_text("id,rle_mask\nd,\nb,\na,\n")
-    with pytest.raises(DataError, match="masks that have no row: c"):
-        submit(part, Sources(data.samples, table), tmp_path / "threshold.json", order, tmp_path / "s.csv")
