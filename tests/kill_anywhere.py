@@ -228,11 +228,13 @@ def differences(one: Project, two: Project) -> list[str]:
 
 
 def untimed(history: Path) -> pa.Table:
-    """A history without how long its epochs took; those are above zero, whatever has happened to the training."""
+    """A history without how long its epochs took and waited; times are sound, whatever has happened to the training."""
     table = read_table(history)
     if min(table["seconds"].to_pylist()) <= 0:
         raise Failed(f"{history}: holds an epoch of {min(table['seconds'].to_pylist())} seconds")
-    return table.drop_columns("seconds")
+    if any(not 0 <= row["waited"] <= row["seconds"] for row in table.select(["waited", "seconds"]).to_pylist()):
+        raise Failed(f"{history}: holds an epoch that waited longer than it took")
+    return table.drop_columns(["seconds", "waited"])
 
 
 # ---------------------------------------------------------------------------------------------------------------- shell

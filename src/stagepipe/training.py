@@ -261,7 +261,6 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------------- members
 
     def _members(self, stop: StopSignal) -> dict[str, Weights]:
-        self.state.wait()
         epochs, top = self.progress.members(self.phase), self.phase.select.top
         if top and top.average == "weights":
             chosen = [self._averaged(epochs, stop)]

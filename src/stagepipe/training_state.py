@@ -133,6 +133,7 @@ class TrainingState:
 
     def load_epoch(self, epoch: int) -> Weights:
         """Weights of a kept epoch; ArtefactError names a damaged file."""
+        self.wait()
         return load_weights(self._path(epoch), "epoch")
 
     def whole(self, epochs: set[int]) -> bool:
