@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import published
 from benchmarks.__main__ import cpu_name, gpu_name
+from benchmarks.__main__ import machine as facts
 from benchmarks.bench_training import machine_here
 from benchmarks.loops import OurLoop, synchronise
 from benchmarks.published import CASES, Published
@@ -185,6 +186,12 @@ def table(profiles: Sequence[Profile]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def heading(found: dict[str, Any], where: str) -> str:
+    """When, where and with what it was measured, as Markdown."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"`python -m benchmarks.profile` on {found['date']}: {where}; load {found['load']:.1f}; {versions}.\n\n"
+
+
 def picture(profiles: Sequence[Profile], title: str) -> bytes:
     """A PNG of one bar a network, in shares of its step."""
     with style.styled():
@@ -235,8 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     name = {"cpu": "profile_cpu", "cuda": "profile_gpu"}[device]
     (options.folder / f"{name}.png").write_bytes(picture(profiles, f"{where}, {precision}"))
-    (options.folder / f"{name}.md").write_text(table(profiles), encoding="utf-8")
-    print(table(profiles))
+    told = heading(facts(gpu_name() if options.gpu else None), where) + table(profiles)
+    (options.folder / f"{name}.md").write_text(told, encoding="utf-8")
+    print(told)
 
 
 if __name__ == "__main__":
