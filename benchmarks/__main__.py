@@ -1,7 +1,9 @@
 """Run the benchmarks: `python -m benchmarks` prints a table in Markdown and writes it with the machine's data as JSON.
 
-Every module runs in a process of its own, so that none inherits another's memory, threads or warm caches. In all rows a
-ratio above 1 means that stagepipe is the faster or smaller one.
+The file is written anew after every benchmark, with the rows of one that fails as far as it came. Every module runs in
+a process of its own, so that none inherits another's memory, threads or warm caches. In all rows a ratio above 1 means
+that stagepipe is the faster or smaller one. The last, `profile`, has no rows: it draws where the time of a training
+step goes into docs/pictures (`benchmarks.profile`).
 """
 
 import argparse
@@ -16,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PROFILE = "profile"
 ROW = ("name", "plain", "ours", "unit", "ratio", "note")
 MORE = ("details",)
 """what a row may have besides, for the JSON file alone"""
@@ -26,8 +29,10 @@ CHILD = """
 import importlib, json, sys
 from pathlib import Path
 name, gpu, output = sys.argv[1:]
-rows = importlib.import_module(name).run(gpu == "gpu")
-Path(output).write_text(json.dumps(rows), encoding="utf-8")
+with Path(output).open("w", encoding="utf-8") as file:
+    for row in importlib.import_module(name).run(gpu == "gpu"):
+        print(json.dumps(row), file=file, flush=True)
+        print(" ", row["name"], row["ratio"], file=sys.stderr, flush=True)
 """
 
 
@@ -36,8 +41,11 @@ def modules(folder: Path = HERE) -> list[str]:
     return sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
 
 
-def measure(name: str, gpu: bool, folder: Path = HERE) -> list[dict]:
-    """Rows of one benchmark. RuntimeError if it fails; what it says goes to the terminal."""
+def measure(name: str, gpu: bool, folder: Path = HERE) -> tuple[list[dict], int]:
+    """Rows of one benchmark, all those before it failed if it does, and its exit status."""
+    if name == PROFILE:
+        command = [sys.executable, "-m", "benchmarks.profile", *(["--gpu"] if gpu else [])]
+        return [], subprocess.run(command, check=False, cwd=HERE.parent).returncode
     inherited = os.environ.get("PYTHONPATH")
     # As part of the package: on its own path `profile` would stand before Python's module of that name.
     module = f"benchmarks.bench_{name}" if folder == HERE else f"bench_{name}"
@@ -47,10 +55,10 @@ def measure(name: str, gpu: bool, folder: Path = HERE) -> list[dict]:
         command = [sys.executable, "-c", CHILD, module, "gpu" if gpu else "cpu", str(output)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         status = subprocess.run(command, check=False, env=environment).returncode
-        if status:
-            raise RuntimeError(f"the benchmark {name} ended with status {status}")
-        rows = json.loads(output.read_text(encoding="utf-8"))
-    return [{"benchmark": name} | {key: row[key] for key in (*ROW, *MORE) if key in row or key in ROW} for row in rows]
+        lines = output.read_text(encoding="utf-8").splitlines() if output.exists() else []
+    rows = [json.loads(line) for line in lines]
+    kept = [{"benchmark": name} | {key: row[key] for key in (*ROW, *MORE) if key in row or key in ROW} for row in rows]
+    return kept, status
 
 
 def gpu_name() -> str | None:
@@ -95,21 +103,23 @@ def number(value: float) -> str:
 
 def main(arguments: list[str] | None = None, folder: Path = HERE) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = [*modules(folder), *([PROFILE] if folder == HERE else [])]
     parser.add_argument("--gpu", action="store_true", help="measure on the GPU what runs there, at a GPU's sizes")
-    parser.add_argument("--only", choices=modules(folder), help="one benchmark")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME",
+                        help=f"these benchmarks alone, of {', '.join(names)}")  # fmt: skip
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="JSON file (default: %(default)s)")
     options = parser.parse_args(arguments)
     gpu = gpu_name()
     if options.gpu and gpu is None:
         parser.error("--gpu: torch sees no CUDA device here; leave it out to measure on the CPU")
     report, failures = machine(gpu if options.gpu else None) | {"rows": []}, []
-    for name in [options.only] if options.only else modules(folder):
+    for name in options.only or names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            report["rows"] += measure(name, options.gpu, folder)
-        except RuntimeError as error:
-            failures.append(str(error))
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        rows, status = measure(name, options.gpu, folder)
+        report["rows"] += rows
+        if status:
+            failures.append(f"the benchmark {name} ended with status {status}")
+        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(table(report["rows"]))
     if failures:
         raise SystemExit("; ".join(failures))

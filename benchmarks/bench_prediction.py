@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -211,11 +212,13 @@ def submission(machine: Machine) -> dict:
     }
 
 
-def run(gpu: bool) -> list[dict]:
+def run(gpu: bool) -> Iterator[dict]:
     # all cores, or as many as OMP_NUM_THREADS says
     machine = configure(Runtime(device="cuda" if gpu else "cpu"), threads=torch.get_num_threads())
-    return [speed(machine), submission(machine), *(memory(images) for images in SPLITS)]
+    yield speed(machine)
+    yield submission(machine)
+    yield from (memory(images) for images in SPLITS)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_memory(sys.argv[1], Path(sys.argv[2]))) if len(sys.argv) > 1 else run(gpu=False))
+    print(json.dumps(measure_memory(sys.argv[1], Path(sys.argv[2]))) if len(sys.argv) > 1 else list(run(gpu=False)))

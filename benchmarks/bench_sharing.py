@@ -1,62 +1,79 @@
-"""Images a second of small trainings on one GPU: side by side, as `runtime.jobs_per_gpu` lets them, and in turn."""
+"""Images a second of trainings that share one GPU (`runtime.jobs_per_gpu`), beside one that has it alone."""
 
 import multiprocessing
+import statistics
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks import tiles
-from benchmarks.bench_training import Case, serve
-from benchmarks.timing import interleave
+from benchmarks import published
+from benchmarks.bench_steps import Amount
+from benchmarks.loops import serve
+from benchmarks.published import CASES, Published
+from benchmarks.tiles import Tiles
 
-JOBS = (2, 4)
-CASE = Case("resnet18", "bce_dice", 16, 50, 200, 5)
+SHARED = ("TGS 15th, guided upsampling", "TGS 1st, ResNet34 at 128 px", "TGS 1st, ResNeXt50 U-Net")
+"""published networks, the smallest step first"""
+JOBS = (2, 3, 5)
+AMOUNT = Amount(5, 20, 40, 2)
 
 
-def take(pipes: list[Connection], steps: int) -> None:
-    """Let all of these processes take so many steps at the same time."""
+def take(pipes: Sequence[Connection], steps: int) -> list[float]:
+    """Let all of these processes take so many steps at the same time; the seconds of each."""
     for pipe in pipes:
-        pipe.send(steps)
-    for pipe in pipes:
-        pipe.recv()
+        pipe.send(("ours", steps))
+    return [pipe.recv()["seconds"] for pipe in pipes]
 
 
-def rates(case: Case, data: tiles.Tiles, jobs: int, gpu: bool) -> dict[str, float]:
-    """Images a second of several trainings together, each a process of its own."""
+def rate(pipes: Sequence[Connection], batch: int) -> float:
+    """Images a second of all processes together, median over the rounds."""
+    found = []
+    for _ in range(AMOUNT.rounds):
+        take(pipes, AMOUNT.warm)
+        found.append(sum(AMOUNT.steps * batch / seconds for seconds in take(pipes, AMOUNT.steps)))
+    return statistics.median(found)
+
+
+def rates(case: Published, data: Tiles) -> dict[int, float]:
+    """Images a second of one training alone, and of several together, each a process of its own."""
     spawn, pipes, processes = multiprocessing.get_context("spawn"), [], []
-    for _ in range(jobs):
+    for jobs in (1, *[max(JOBS)] * max(JOBS)):
         mine, theirs = spawn.Pipe()
         pipes.append(mine)
-        processes.append(spawn.Process(target=serve, args=(theirs, "ours", case, data, gpu)))
+        processes.append(spawn.Process(target=serve, args=(theirs, "ours", case.part(), data, data.raw, True, jobs)))
         processes[-1].start()
         theirs.close()
-    ways = {
-        "in turn": lambda: [take([pipe], case.steps) for pipe in pipes],
-        "side by side": lambda: take(pipes, case.steps),
-    }
-    # What the loaders prepared before the clock starts is used up first.
-    seconds = interleave(ways, case.rounds, before=lambda _: take(pipes, case.warm))
-    for pipe, process in zip(pipes, processes, strict=True):
-        pipe.send(0)
-        process.join()
-    return {way: jobs * case.steps * case.batch / value for way, value in seconds.items()}
+    try:
+        for pipe in pipes:
+            pipe.recv()
+        take(pipes, AMOUNT.first)
+        alone, *together = pipes
+        batch = case.part().phase.batch
+        return {1: rate([alone], batch)} | {jobs: rate(together[:jobs], batch) for jobs in JOBS}
+    except (EOFError, OSError) as error:  # one has failed and said why; the others wait for us
+        raise RuntimeError(f"{case.name}: a training has ended before its time") from error
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.join()
 
 
-def run(gpu: bool) -> list[dict]:
+def run(gpu: bool) -> Iterator[dict]:
     if not gpu:
         print("sharing: needs a CUDA device, `--gpu`; on a CPU `threads` says how jobs share cores", file=sys.stderr)
-        return []
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        data = tiles.write(Path(folder), train=1000, test=1)
+        return
+    for case in (case for name in SHARED for case in CASES if case.name == name):
+        with tempfile.TemporaryDirectory() as folder:
+            found = rates(case, published.write(case.loaded(), Path(folder)))
         for jobs in JOBS:
-            rate = rates(CASE, data, jobs, gpu)
-            numbers = {"plain": rate["in turn"], "ours": rate["side by side"], "unit": "images/s"}
-            note = "plain: one after the other; ours: side by side on one GPU; loaders included"
-            name = f"{jobs} trainings of U-Net {CASE.encoder} scse, 128 px, batch {CASE.batch}"
-            rows.append({"name": name, **numbers, "ratio": numbers["ours"] / numbers["plain"], "note": note})
-    return rows
+            yield {
+                "name": f"{jobs} trainings side by side: {case.name}, batch {case.part().phase.batch}",
+                "plain": found[1], "ours": found[jobs], "unit": "images/s", "ratio": found[jobs] / found[1],
+                "note": "of all together; plain: one that has the GPU alone; loaders included",
+            }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,10 +16,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import published
-from benchmarks.bench_training import machine_here
-from benchmarks.loops import PLAIN_WORKERS, serve
-from benchmarks.published import CASES, Published
+from benchmarks.loops import PLAIN_WORKERS, machine_here, serve
+from benchmarks.published import CASES
 from benchmarks.tiles import Tiles
+from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
 
 WAYS = {"plain": "plain", "ours": "ours", "resident": "ours"}
@@ -37,7 +38,7 @@ class Amount:
     rounds: int
 
 
-CPU, GPU = Amount(1, 0, 1, 3), Amount(5, 36, 40, 3)
+CPU, GPU = Amount(1, 0, 1, 3), Amount(5, 20, 20, 3)
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ class Measured:
     """medians of each way"""
 
 
-def measure(case: Published, data: Tiles, files: Path, gpu: bool) -> Measured:
+def measure(part: TrainPart, data: Tiles, files: Path, amount: Amount, gpu: bool) -> Measured:
     """Every loop in a process of its own, taking turns."""
     spawn, pipes, processes = multiprocessing.get_context("spawn"), {}, []
     for name in dict.fromkeys(WAYS.values()):
         pipes[name], theirs = spawn.Pipe()
-        processes.append(spawn.Process(target=serve, args=(theirs, name, case, data, files, gpu)))
+        processes.append(spawn.Process(target=serve, args=(theirs, name, part, data, files, gpu)))
         processes[-1].start()
         theirs.close()
     try:
-        measured = told(pipes, GPU if gpu else CPU)
+        measured = told(pipes, amount)
     except (EOFError, OSError) as error:  # one has failed and said why; the others wait for us
-        raise RuntimeError(f"{case.name}: a loop has ended before its time") from error
+        raise RuntimeError(f"{part.stage}/{part.run}: a loop has ended before its time") from error
     finally:
         for pipe in pipes.values():
             pipe.close()
@@ -97,36 +98,33 @@ def in_turn(pipes: dict[str, Connection], amount: Amount) -> dict[str, dict[str,
     return {way: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for way, rows in taken.items()}
 
 
-def rows(case: Published, measured: Measured, machine: Machine) -> list[dict]:
+def rows(name: str, part: TrainPart, measured: Measured, amount: Amount, machine: Machine, note: str) -> list[dict]:
     """Beside the plain loop, and beside the same steps without a loader."""
-    gpu = machine.device.type == "cuda"
-    steps, batch = (GPU if gpu else CPU).steps, case.part(published=gpu).phase.batch
+    batch, height, width = part.phase.batch, int(measured.facts["height"]), int(measured.facts["width"])
     seconds = {way: taken["seconds"] for way, taken in measured.taken.items()}
-    rates = {way: steps * batch / value for way, value in seconds.items()}
+    rates = {way: amount.steps * batch / value for way, value in seconds.items()}
     details = {
         "batch": batch,
-        "published_batch": case.part().phase.batch,
-        "height": int(measured.facts["height"]),
-        "width": int(measured.facts["width"]),
+        "height": height,
+        "width": width,
         "images_per_second": rates,
         "waited_share": measured.taken["ours"]["waited"] / seconds["ours"],
-        "tera_flops": steps * measured.facts["flops"] / 1e12 / seconds["resident"],
+        "tera_flops": amount.steps * measured.facts["flops"] / 1e12 / seconds["resident"],
         "matrix_tera_flops": measured.facts["matrix"],
         "peak_mib": {way: measured.taken[way]["peak"] for way in ("plain", "ours")},
     }
-    name = f"{case.name}, {details['height']} x {details['width']}, batch {batch}"
-    twice = " at twice the size" if not gpu and "resize" in case.cpu else ""
     share = details["tera_flops"] / details["matrix_tera_flops"]
     precision = "bf16" if machine.bf16 else "float32"
-    note = (
+    told = (
         f"{details['waited_share']:.1%} of it waiting for data; {details['tera_flops']:.3g} TFLOP/s, {share:.0%} of "
         f"what {precision} matrix products reach; peak {details['peak_mib']['ours']:,.0f} MiB, plain "
-        f"{details['peak_mib']['plain']:,.0f}; published batch {details['published_batch']}{twice}; ours: {precision}"
-        f"{', compiled' if machine.compile else ''}, workers: {machine.workers}; plain: float32 NCHW, losses of smp, "
-        f"files, workers: {PLAIN_WORKERS[machine.device.type]}; threads: {torch.get_num_threads()}"
+        f"{details['peak_mib']['plain']:,.0f}; {note}ours: {precision}{', compiled' if machine.compile else ''}, "
+        f"workers: {machine.workers}; plain: float32 NCHW, losses of smp, files, workers: "
+        f"{PLAIN_WORKERS[machine.device.type]}; threads: {torch.get_num_threads()}"
     )
-    notes = {"plain": note, "resident": "plain: the same step on one batch where the network is"}
-    labels = {"plain": name, "resident": f"{name}: what the loader costs"}
+    notes = {"plain": told, "resident": "plain: the same step on one batch where the network is"}
+    label = f"{name}, {height} x {width}, batch {batch}"
+    labels = {"plain": label, "resident": f"{label}: what the loader costs"}
     return [
         {"name": labels[way], "plain": rates[way], "ours": rates["ours"], "unit": "images/s"}
         | {"ratio": rates["ours"] / rates[way], "note": notes[way], "details": details}
@@ -134,8 +132,8 @@ def rows(case: Published, measured: Measured, machine: Machine) -> list[dict]:
     ]
 
 
-def run(gpu: bool) -> list[dict]:
-    machine, found = machine_here(gpu), []
+def run(gpu: bool) -> Iterator[dict]:
+    machine, amount = machine_here(gpu), GPU if gpu else CPU
     for recipe in dict.fromkeys(case.recipe for case in CASES):
         cases = [case for case in CASES if case.recipe == recipe]
         with tempfile.TemporaryDirectory() as temporary:
@@ -144,8 +142,11 @@ def run(gpu: bool) -> list[dict]:
             files = published.write_files(data, folder / "plain", loaded.dataset.format == "street")
             for case in cases:
                 print(f"  {case.name}", file=sys.stderr, flush=True)
-                found += rows(case, measure(case, data, files, gpu), machine)
-    return found
+                part = case.part(published=gpu)
+                measured = measure(part, data, files, amount, gpu)
+                twice = " at twice the size" if not gpu and "resize" in case.cpu else ""
+                note = "" if gpu else f"published batch {case.part().phase.batch}{twice}; "
+                yield from rows(case.name, part, measured, amount, machine, note)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training step of a published phase in two loops: as everyone writes it, and as the Trainer takes it.
+"""The training step of a phase in two loops: as everyone writes it, and as the Trainer takes it.
 
 Each belongs into a process of its own, as threads, memory and compiled code are those of a process.
 """
@@ -19,16 +19,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import Published
 from benchmarks.tiles import Tiles
 from stagepipe import optimizers
 from stagepipe.augment import CLASSES
 from stagepipe.augmentation_lists import NAMED
 from stagepipe.data.training import batches
 from stagepipe.networks import SegmentationNetwork, build
-from stagepipe.recipe.model import LossTerm, Transform
+from stagepipe.recipe.model import LossTerm, Runtime, Transform
 from stagepipe.recipe.parts import TrainPart
-from stagepipe.runtime import Machine
+from stagepipe.runtime import Machine, configure
 from stagepipe.training import Trainer, TrainInputs
 from stagepipe.training_state import TrainingState
 
@@ -237,11 +236,15 @@ def matrix_rate(machine: Machine) -> dict[str, float]:
     return {"matrix": 2 * size**3 * repeats / _seconds(product, repeats, machine) / 1e12}
 
 
-def serve(pipe: Connection, kind: str, case: Published, data: Tiles, files: Path, gpu: bool) -> None:
-    """In a process of its own: say what is known of the loop, then take steps as the pipe says, until it is closed."""
-    from benchmarks.bench_training import machine_here
+def machine_here(gpu: bool, jobs: int = 1) -> Machine:
+    """All cores, or as many as OMP_NUM_THREADS says; `jobs` share a GPU and the cores that load its data."""
+    runtime = Runtime(device="cuda" if gpu else "cpu", jobs_per_gpu=jobs)
+    return configure(runtime, threads=torch.get_num_threads())
 
-    machine, part = machine_here(gpu), case.part(published=gpu)
+
+def serve(pipe: Connection, kind: str, part: TrainPart, data: Tiles, files: Path, gpu: bool, jobs: int = 1) -> None:
+    """In a process of its own: say what is known of the loop, then take steps as the pipe says, until it is closed."""
+    machine = machine_here(gpu, jobs)
     with closing(PlainLoop(part, files, machine) if kind == "plain" else OurLoop(part, data, machine)) as loop:
         pipe.send(loop.facts)
         with suppress(EOFError):  # nobody asks any more

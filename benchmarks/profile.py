@@ -25,8 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks import published
 from benchmarks.__main__ import cpu_name, gpu_name
 from benchmarks.__main__ import machine as facts
-from benchmarks.bench_training import machine_here
-from benchmarks.loops import OurLoop, synchronise
+from benchmarks.loops import OurLoop, machine_here, synchronise
 from benchmarks.published import CASES, Published
 from benchmarks.tiles import Tiles
 from stagepipe import losses, training

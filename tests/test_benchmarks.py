@@ -1,6 +1,7 @@
 """The benchmark runner, on a benchmark that takes no time, and what the profile reckons."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_every_module_is_found_and_has_a_run():
     names = runner.modules()
     assert {"training", "prediction", "ensemble", "ingest", "losses", "rle", "threshold"} <= set(names)
     for name in names:
-        assert "def run(gpu: bool) -> list[dict]:" in (runner.HERE / f"bench_{name}.py").read_text()
+        text = (runner.HERE / f"bench_{name}.py").read_text()
+        assert re.search(r"^def run\(gpu: bool\) -> (list|Iterator)\[dict\]:$", text, re.MULTILINE)
 
 
 def test_rows_hardware_and_versions_are_written(folder, capsys):
@@ -53,6 +55,14 @@ def test_a_failing_module_is_named_and_the_others_are_kept(folder, capfd):
         runner.main(["--output", str(folder / "out.json")], folder)
     assert "no luck" in capfd.readouterr().err
     assert [row["benchmark"] for row in json.loads((folder / "out.json").read_text())["rows"]] == ["stub"]
+
+
+def test_rows_before_a_failure_are_kept(folder, capfd):
+    (folder / "bench_stub.py").write_text(STUB.replace("return [", "yield ").replace("1}]", "1}\n    raise ValueError"))
+    with pytest.raises(SystemExit, match="the benchmark stub ended with status 1"):
+        runner.main(["--output", str(folder / "out.json")], folder)
+    assert [row["ratio"] for row in json.loads((folder / "out.json").read_text())["rows"]] == [600.0]
+    assert "a | b 600.0" in capfd.readouterr().err
 
 
 def test_only_takes_one_and_refuses_unknown_names(folder, capsys):
