@@ -90,6 +90,15 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def user_cache() -> Path:
+    """`~/.cache/stagepipe`, below $XDG_CACHE_HOME where that is set. StorageError if there is no home."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "stagepipe"
+    except RuntimeError as error:
+        raise StorageError("there is no home folder; set XDG_CACHE_HOME to a folder for what may be deleted") from error
+
+
 def check_writable(folder: Path) -> None:
     """StorageError if no file can be made in `folder`, or beside it while it isn't there yet."""
     place = folder if folder.is_dir() else folder.parent

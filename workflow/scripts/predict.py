@@ -1,6 +1,6 @@
 """Predict the out-of-fold and test images with all members of one run and fold."""
 
-from stagepipe import script
+from stagepipe import compile_cache, script
 from stagepipe.devices import claimed
 from stagepipe.recipe.parts import PredictPart
 
@@ -8,8 +8,10 @@ from stagepipe.recipe.parts import PredictPart
 def main() -> None:
     inputs = ["samples", "pixels", "folds", "weights"]
     work = script.start(__doc__, PredictPart, inputs, outputs=["out-of-fold", "test"])
-    from stagepipe.inference import predict
-    from stagepipe.runtime import configure
+    compile_cache.share(work.runtime)
+    with script.importing():
+        from stagepipe.inference import predict
+        from stagepipe.runtime import configure
 
     phases = dict.fromkeys(member.phase for member in work.part.members)
     with claimed(work.runtime, 1):
@@ -27,3 +29,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    script.end()

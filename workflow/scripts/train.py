@@ -2,7 +2,7 @@
 
 import sys
 
-from stagepipe import launch, script
+from stagepipe import compile_cache, launch, script
 from stagepipe.devices import claimed
 from stagepipe.locks import held
 from stagepipe.recipe.parts import TrainPart
@@ -13,6 +13,7 @@ INPUTS = ["samples", "pixels", "folds", "pseudolabels", "origin"]
 def main() -> None:
     launch.end_with_parent()
     work = script.start(__doc__, TrainPart, INPUTS, outputs=["weights", "history"], alone=False)
+    compile_cache.share(work.runtime)
     if launch.place():
         train(work)
         return
@@ -27,8 +28,9 @@ def main() -> None:
 
 def train(work: script.Job) -> None:
     """What one process does, alone or as one of several."""
-    from stagepipe import distributed, training
-    from stagepipe.runtime import configure
+    with script.importing():
+        from stagepipe import distributed, training
+        from stagepipe.runtime import configure
 
     with distributed.losses_named():
         training.train(
@@ -49,3 +51,4 @@ def train(work: script.Job) -> None:
 
 if __name__ == "__main__":
     main()
+    script.end()

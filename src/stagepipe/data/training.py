@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from stagepipe import rle, seeding
 from stagepipe.artefacts import read_table
-from stagepipe.augment import Augmentation
 from stagepipe.crops import RandomWindow
 from stagepipe.data.store import PixelStore
 from stagepipe.errors import DataError, TrainingError
 from stagepipe.recipe.model import Balanced, Sampler
 from stagepipe.recipe.parts import TrainPart
+
+if TYPE_CHECKING:  # predictions come here, too, and albumentations takes a second of CPU
+    from stagepipe.augment import Augmentation
 
 VALIDATION_FOLD_OF_SHARED = 0
 """A phase shared by all folds is watched on this fold's labels; it trains on no label."""
@@ -210,7 +212,7 @@ class TrainingSamples(Dataset[tuple[np.ndarray, np.ndarray]]):
     """Augmented (image uint8 [H, W, K], mask uint8 [H, W]), addressed by (epoch, position in the epoch, item)."""
 
     def __init__(
-        self, items: Sequence[Item], store: PixelStore, augmentation: Augmentation, key: tuple[str | int, ...]
+        self, items: Sequence[Item], store: PixelStore, augmentation: "Augmentation", key: tuple[str | int, ...]
     ) -> None:
         self._items = items
         self._store = store

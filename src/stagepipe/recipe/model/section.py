@@ -54,7 +54,7 @@ Size = Annotated[
 class Section(BaseModel):
     """A part of a recipe: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OneOf(Section):
