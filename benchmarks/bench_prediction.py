@@ -17,7 +17,8 @@ from benchmarks.published import RECIPES
 from benchmarks.timing import compare, interleave
 from stagepipe.artefacts import load_weights, read_table, save_weights
 from stagepipe.data.store import PixelStore, same_size_batches
-from stagepipe.inference import Ensemble, predict
+from stagepipe.inference import predict
+from stagepipe.members import Ensemble
 from stagepipe.networks import build
 from stagepipe.recipe.load import load
 from stagepipe.recipe.model import Network, Recipe, Runtime

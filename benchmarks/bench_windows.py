@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np, torch
 from stagepipe import windows
 from stagepipe.artefacts import save_weights
-from stagepipe.inference import Ensemble, Predictor
+from stagepipe.inference import Predictor
+from stagepipe.members import Ensemble
 from stagepipe.networks import build
 from stagepipe.recipe.model import Network, Predict, Runtime
 from stagepipe.recipe.parts import MemberPart, PredictPart

@@ -17,7 +17,6 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.tiles import Tiles
 from stagepipe import optimizers
@@ -25,6 +24,9 @@ from stagepipe.augment import CLASSES
 from stagepipe.augmentation_lists import NAMED
 from stagepipe.data.training import batches
 from stagepipe.networks import SegmentationNetwork, build
+from stagepipe.plan.images import Images
+from stagepipe.plan.kinds import train_kind
+from stagepipe.plan.networks import train_cost
 from stagepipe.recipe.model import LossTerm, Runtime, Transform
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine, configure
@@ -129,9 +131,7 @@ class PlainLoop:
             num_workers=PLAIN_WORKERS[machine.device.type],
         )  # fmt: skip
         self.steps = self._steps()
-        with FlopCounterMode(display=False) as counter:
-            next(self.steps)
-        self.facts = {"flops": float(counter.get_total_flops())}
+        self.facts: dict[str, float] = {}
 
     def _steps(self) -> Iterator[float]:
         module = self.network.module.train()
@@ -183,7 +183,8 @@ class OurLoop:
         self.sources = {"ours": self.loaded, "resident": itertools.repeat(batch)}
         self.rates = [1e-4] * len(self.trainer.base_rates)
         self.size = self.trainer.network.geometry.padded_size(*batch[0].shape[1:3])
-        self.facts = {"height": float(self.size[0]), "width": float(self.size[1])}
+        cost = train_cost(train_kind(part, Images(0, 0, tuple(batch[0].shape[1:3]), "")))
+        self.facts = {"height": self.size[0], "width": self.size[1], "flops": cost.training * len(batch[0])}
 
     def step(self, way: str) -> torch.Tensor:
         """One step; its loss stays on the device."""

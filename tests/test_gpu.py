@@ -10,9 +10,10 @@ import pytest
 import tiny
 import torch
 
-from stagepipe import inference, training
+from stagepipe import training
 from stagepipe.artefacts import save_weights
-from stagepipe.inference import Ensemble
+from stagepipe.members import Ensemble
+from stagepipe.networks import build
 from stagepipe.recipe.model import Runtime
 from stagepipe.recipe.parts import MemberPart, PredictPart
 from stagepipe.runtime import Machine, configure
@@ -128,7 +129,7 @@ def members(tmp_path_factory):
     weights = {}
     for name in ("0", "1"):
         torch.manual_seed(int(name))
-        weights[name] = inference.build(network, 1, 1).module.state_dict()
+        weights[name] = build(network, 1, 1).module.state_dict()
         weights[name]["segmentation_head.0.weight"] *= 30  # a fresh head gives one half everywhere
     path = tmp_path_factory.mktemp("members") / "weights.safetensors"
     save_weights(path, weights)

@@ -11,14 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagepipe import inference, metrics
+from stagepipe import members, metrics
 from stagepipe.artefacts import load_weights, read_table, save_weights, write_table
 from stagepipe.errors import RecipeError, TrainingError
-from stagepipe.inference import Ensemble, Predictor, View, predict, views
+from stagepipe.inference import Predictor, predict
+from stagepipe.members import Ensemble
 from stagepipe.networks import SegmentationNetwork, build
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.model import Dataset, Network, Pad, Predict
 from stagepipe.recipe.parts import MemberPart, PredictPart
+from stagepipe.views import View, views
 
 ALL = ["hflip", "vflip", "rot90"]
 NETWORK = tiny.network(resize=[40, 24], pad=Pad(to=[48, 32]))
@@ -260,9 +262,9 @@ def test_several_classes_and_sizes_train_and_predict(street, tmp_path, monkeypat
     seen = []
     original = Ensemble.predict
     monkeypatch.setattr(Ensemble, "predict", lambda self, images: seen.append(images.shape) or original(self, images))
-    monkeypatch.setitem(inference.PIXELS_PER_BATCH, "cpu", 2 * 40 * 48 * 4)
-    members = [MemberPart(phase="phase", member="0", weight=1)]
-    of = part(ALL, members, classes=list(CLASSES), stored_channels=3, network=STREET)
+    monkeypatch.setitem(members.PIXELS_PER_BATCH, "cpu", 2 * 40 * 48 * 4)
+    one = [MemberPart(phase="phase", member="0", weight=1)]
+    of = part(ALL, one, classes=list(CLASSES), stored_channels=3, network=STREET)
     tables = predicted(tmp_path, street, {"phase": done.weights}, of)
     # Neighbours of one size go together, as many as the budget holds with all their views.
     assert {shape[1:3] for shape in seen} == {(32, 48), (40, 32)}

@@ -79,7 +79,8 @@ def test_unsure_pixels_of_pseudolabels_get_the_ignore_index(tmp_path):
 MEASURE = """
 from pathlib import Path
 import numpy as np, torch
-from stagepipe.inference import Ensemble, Predictor
+from stagepipe.inference import Predictor
+from stagepipe.members import Ensemble
 from stagepipe.recipe.model import Network, Predict, Runtime
 from stagepipe.recipe.parts import MemberPart, PredictPart
 from stagepipe.runtime import configure

@@ -9,10 +9,11 @@ import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stagepipe import inference
+from stagepipe import members
 from stagepipe.artefacts import save_weights
 from stagepipe.data import training as training_data
-from stagepipe.inference import Ensemble
+from stagepipe.members import Ensemble
+from stagepipe.networks import build
 from stagepipe.recipe.parts import MemberPart, PredictPart
 from stagepipe.runtime import Machine
 
@@ -112,18 +113,18 @@ class Counting(Machine):
 
 def test_members_of_one_network_are_compiled_once_and_a_short_batch_not_anew(data, tmp_path, monkeypatch):
     network = tiny.network()
-    members = {}
+    weights_of = {}
     for name in ("0", "1", "2"):
         torch.manual_seed(int(name))
-        members[name] = inference.build(network, 1, 1).module.state_dict()
-        members[name]["segmentation_head.0.weight"] *= 30
+        weights_of[name] = build(network, 1, 1).module.state_dict()
+        weights_of[name]["segmentation_head.0.weight"] *= 30
     weights = tmp_path / "weights.safetensors"
-    save_weights(weights, members)
+    save_weights(weights, weights_of)
     part = PredictPart(
         stage="stage", run="run", fold="0", classes=["salt"], stored_channels=1, network=network, tta=["hflip"],
-        members=[MemberPart(phase="phase", member=name, weight=1) for name in members],
+        members=[MemberPart(phase="phase", member=name, weight=1) for name in weights_of],
     )  # fmt: skip
-    monkeypatch.setitem(inference.PIXELS_PER_BATCH, "cpu", 4 * 2 * 32 * 32)
+    monkeypatch.setitem(members.PIXELS_PER_BATCH, "cpu", 4 * 2 * 32 * 32)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), dtype=np.uint8))
     eager = Ensemble(part, {"phase": weights}, tiny.machine())
     compiled = Ensemble(part, {"phase": weights}, Counting(torch.device("cpu"), False, True, 0))

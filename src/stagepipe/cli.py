@@ -1,4 +1,4 @@
-"""The command `stagepipe`: check a recipe and its data before any work, score a submission, print the recipe's schema.
+"""The command `stagepipe`: check and plan a recipe before any work, score a submission, print the recipe's schema.
 
 The workflow itself is run by `snakemake`.
 """
@@ -22,6 +22,10 @@ EXAMPLES = {
   stagepipe check config/recipes/tgs_salt_small.yaml
   stagepipe check recipe.yaml cluster.yaml            # an overlay on a recipe
   stagepipe check --recipe-only recipe.yaml           # in a second, without data and networks""",
+    "plan": """examples:
+  stagepipe plan config/config.yaml --measure         # on this machine; what is measured is kept for the next plan
+  stagepipe plan config/recipes/tgs_salt_1st.yaml --device "GTX 1080 Ti"
+  stagepipe plan recipe.yaml --images 5000 20000 --size 512 512 --json""",
     "evaluate": """examples:
   stagepipe evaluate results/x/submission.csv solution.csv --size 101 101
   stagepipe evaluate submission.csv solution.csv --images data/test/images --output cases.csv
@@ -53,6 +57,23 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--recipe-only", action="store_true", help="look at no data and build no network")
     check.set_defaults(run=_check)
 
+    plan = _command(commands, "plan", "jobs, image passes, hours, disk and memory of a recipe before it runs")
+    plan.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file")
+    plan.add_argument("overlays", type=Path, nargs="*", metavar="OVERLAY", help="YAML file merged onto the recipe")
+    plan.add_argument(
+        "--images", type=_count, nargs=2, metavar=("TRAIN", "TEST"), help="labelled and other images, where no data is"
+    )
+    plan.add_argument("--size", type=_count, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of an image, in pixels")
+    plan.add_argument("--confident", type=_share, metavar="SHARE", help="of test images that become pseudolabels")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--device", metavar="NAME", help="a stored device in place of this machine")
+    where.add_argument("--measure", action="store_true", help="measure this machine, and keep the figures")
+    plan.add_argument("--threads", type=_count, default=1, help="of a job that trains or predicts here (default: 1)")
+    plan.add_argument("--gpus", type=_count, default=1, help="how many jobs train or predict at a time (default: 1)")
+    plan.add_argument("--cores", type=_count, default=1, help="how many other jobs run at a time (default: 1)")
+    plan.add_argument("--json", action="store_true", help="print JSON; times in seconds, sizes in bytes")
+    plan.set_defaults(run=_plan)
+
     evaluate = _command(commands, "evaluate", "score a submission, TGS, SIIM or street, against a solution of its form")
     evaluate.add_argument("submission", type=Path, metavar="SUBMISSION")
     evaluate.add_argument("solution", type=Path, metavar="SOLUTION")
@@ -66,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--output", type=Path, metavar="FILE", help="write it to this file instead")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; write a whole number from 1 on")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share; write a number from 0 to 1")
+    return number
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -100,6 +135,28 @@ def _check(arguments: argparse.Namespace) -> list[str]:
     if not examined.faults:
         sys.stdout.write("no faults\n")
     return [f"{arguments.recipe}: {fault}" for fault in examined.faults]
+
+
+def _plan(arguments: argparse.Namespace) -> list[str]:
+    from stagepipe.plan import Options, page, plan, summary
+    from stagepipe.recipe.load import load
+
+    options = Options(
+        images=tuple(arguments.images) if arguments.images else None,
+        size=tuple(arguments.size) if arguments.size else None,
+        confident=arguments.confident,
+        device=arguments.device,
+        threads=arguments.threads,
+        measure=arguments.measure,
+    )
+    made = plan(
+        load(arguments.recipe, arguments.overlays), options, note=lambda line: sys.stderr.write(f"measuring {line}\n")
+    )
+    if arguments.json:
+        sys.stdout.write(f"{json.dumps(summary.tree(made, arguments.gpus, arguments.cores), indent=2)}\n")
+    else:
+        sys.stdout.write(page.text(made, arguments.gpus, arguments.cores))
+    return []
 
 
 def _evaluate(arguments: argparse.Namespace) -> list[str]:

@@ -3,13 +3,10 @@
 Three things go on at a time: a thread reads the next images, the device predicts, a thread writes what is predicted.
 """
 
-import itertools
 import logging
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,136 +16,20 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stagepipe import windows
-from stagepipe.artefacts import Provenance, load_weights, read_table
+from stagepipe.artefacts import Provenance, read_table
 from stagepipe.background import Behind, ahead
 from stagepipe.data.store import PixelStore, same_size_batches
 from stagepipe.errors import TrainingError
-from stagepipe.networks import SegmentationNetwork, build
+from stagepipe.members import Ensemble
 from stagepipe.probabilities import STEPS, ProbabilityWriter, keep_most_probable
 from stagepipe.recipe.model import Predict, Voting, Windows
 from stagepipe.recipe.parts import PredictPart
 from stagepipe.runtime import Machine
+from stagepipe.views import views
 
 LOG = logging.getLogger(__name__)
-PIXELS_PER_BATCH = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Network input pixels in flight, all views counted; a batch holds at least one view of one image. More are no faster:
-on the CPU, where a U-Net on a resnet34 takes 1.3 to 1.7 kB of memory a pixel, or on a GPU, where fewer are taken if
-memory is short."""
-PROBED_PIXELS = 1 << 20
-"""Network input pixels that are predicted to find how much memory of a GPU each takes."""
-
 Map = NDArray[np.uint8]
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True)
-class View:
-    """A quarter turn (counter-clockwise, after the flips) and flips: lossless, so undone exactly."""
-
-    turns: int = 0
-    vertical: bool = False
-    horizontal: bool = False
-
-    def apply(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn images [B, H, W, K]."""
-        flipped = images.flip([axis for axis, flip in ((1, self.vertical), (2, self.horizontal)) if flip])
-        return flipped.rot90(self.turns, (1, 2))
-
-    def undo(self, maps: torch.Tensor) -> torch.Tensor:
-        """Turn maps [B, C, H, W] back."""
-        turned = maps.rot90(-self.turns, (2, 3))
-        return turned.flip([axis for axis, flip in ((2, self.vertical), (3, self.horizontal)) if flip])
-
-
-def views(tta: Sequence[str]) -> list[View]:
-    """The plain view and all combinations of hflip, vflip and rot90 (a quarter turn more) that are asked for."""
-    turns = (0, 1) if "rot90" in tta else (0,)
-    vertical = (False, True) if "vflip" in tta else (False,)
-    horizontal = (False, True) if "hflip" in tta else (False,)
-    return [View(*choice) for choice in itertools.product(turns, vertical, horizontal)]
-
-
-class Ensemble:
-    """The members of one run and fold on the device, averaged by weight."""
-
-    def __init__(self, part: PredictPart, weights: dict[str, Path], machine: Machine) -> None:
-        self._machine, self.device = machine, machine.device
-        self._views = views(part.tta)
-        total = sum(member.weight for member in part.members)
-        self._shares = [member.weight / total for member in part.members]
-        self._networks: list[SegmentationNetwork] = []
-        window = part.predict.windows or part.predict.voting
-        for member in part.members:
-            # Windows go through as they are, as large as the network takes them.
-            geometry = (None, None) if window else (member.resize, member.pad)
-            network = build(part.network, len(part.classes), part.stored_channels, *geometry, pretrained=False)
-            if window:
-                network.check_window(window.size, f"predict.{part.predict.choice}.size")
-            network.module.load_state_dict(load_weights(weights[member.phase], member.member))
-            network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-            self._networks.append(network)
-        # Of networks that differ in nothing but their weights, the first is compiled for all.
-        self._forward = machine.compiled(_logits)
-        self._most: int | None = None
-
-    def batch_size(self, height: int, width: int) -> int:
-        """Images a batch, so that all views of one member stay within the device's budget."""
-        return max(1, self._views_in_flight(height, width) // len(self._views))
-
-    def _views_in_flight(self, height: int, width: int) -> int:
-        """How many images or views of that size go through a network at once."""
-        if self._most is None:
-            self._most = self._pixels_in_flight(height, width)
-        return max(1, self._most // self._largest(height, width)[0])
-
-    def _largest(self, height: int, width: int) -> tuple[int, SegmentationNetwork]:
-        """The network that makes the largest input of an image of that size, and how many pixels it has."""
-        sizes = [math.prod(network.geometry.padded_size(height, width)) for network in self._networks]
-        return max(zip(sizes, self._networks, strict=True), key=lambda pair: pair[0])
-
-    def _pixels_in_flight(self, height: int, width: int) -> int:
-        """The device's budget; found by predicting black images of that size, where memory may not reach."""
-        device, most = self._machine.device.type, PIXELS_PER_BATCH[self._machine.device.type]
-        if device == "cpu":
-            return most
-        pixels, network = self._largest(height, width)
-        images = torch.zeros(max(1, PROBED_PIXELS // pixels), height, width, network.stored_channels, dtype=torch.uint8)
-
-        def probe() -> None:
-            with torch.inference_mode(), self._machine.autocast():
-                network.restored(network(self._machine.to_device(images)), height, width)
-
-        return min(most, self._machine.affordable(probe, len(images) * pixels))
-
-    @torch.inference_mode()
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities float32 [B, C, H, W] of images uint8 [B, H, W, K]: mean over views, weighted over members.
-
-        They are on the device, which may be still at work on them, and not numbers where a network gives none.
-        """
-        count, images = len(images), self._machine.to_device(images)
-        images = self._machine.filled(images, self.batch_size(*images.shape[1:3]))
-        total: torch.Tensor | None = None
-        for network, share in zip(self._networks, self._shares, strict=True):
-            for stack in self._stacks(images):
-                batch = torch.cat([view.apply(images) for view in stack])
-                with self._machine.autocast():
-                    logits = self._forward(network, batch)
-                maps = network.restored(logits, batch.shape[1], batch.shape[2])
-                del logits
-                for view, view_maps in zip(stack, maps.split(len(images)), strict=True):
-                    weighted = view.undo(view_maps) * (share / len(self._views))
-                    total = weighted if total is None else total.add_(weighted)
-        assert total is not None
-        return total[:count]
-
-    def _stacks(self, images: torch.Tensor) -> Iterator[list[View]]:
-        """Views that go through a network together: of one shape, and within the budget."""
-        most = max(1, self._views_in_flight(*images.shape[1:3]) // len(images))
-        # Quarter turns of an oblong image have another shape.
-        for _, group in itertools.groupby(self._views, key=lambda view: tuple(view.apply(images[:1]).shape)):
-            alike = list(group)
-            yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
 class Predictor:
@@ -250,11 +131,6 @@ class _Fetched:
             self._there.synchronize()
         _check(self._finite)
         return self._maps.numpy()
-
-
-def _logits(network: SegmentationNetwork, images: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = network(images)
-    return logits
 
 
 def _check(finite: torch.Tensor) -> None:
