@@ -64,13 +64,24 @@ GENERATORS = {
 """Formats whose raw data the workflow writes itself, each the name of the key with its numbers; their defaults."""
 
 Intensity = Annotated[int, Field(strict=True, ge=0, le=255)]
-Colour = tuple[Intensity, Intensity, Intensity]
+
+
+def _three(value: Any) -> Any:
+    """The value if it is as long as a colour."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise ValueError("a colour is [red, green, blue], each of 0 to 255")
+    return value
+
+
+Colour = Annotated[tuple[Intensity, Intensity, Intensity], BeforeValidator(_three)]
 """red, green, blue"""
 
 
 def _listed(value: Any) -> Any:
-    """One colour as a list of one."""
-    return [value] if isinstance(value, list | tuple) and value and isinstance(value[0], int) else value
+    """One colour as a list of one; ValueError for what is no list at all."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("a colour is [red, green, blue], each of 0 to 255; write one, or a list of several")
+    return [value] if value and isinstance(value[0], int) else value
 
 
 RGB = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3, "maxItems": 3}
