@@ -38,7 +38,7 @@ SMALL = Network.model_validate(
 SPLITS = (1_000, 3_000)
 TILES, FLIPS = 18_000, 2
 """test tiles of TGS salt, and views of each"""
-MEASURED = {"cpu": 8, "cuda": 4_000}
+MEASURED = {"cpu": 16, "cuda": 4_000}
 """of these tiles"""
 BLENDED = (("stage2", "resnext50"), ("stage3", "resnet34_pad128"))
 """runs of the TGS 1st place's submission"""
@@ -161,7 +161,10 @@ def blended(recipe: Recipe, stage: str, run: str) -> tuple[PredictPart, int]:
 
 
 def seconds_of_run(part: PredictPart, data: tiles.Tiles, folder: Path, machine: Machine) -> dict[str, float]:
-    """Seconds of one network over all test tiles and their mirror images, from pixels to a written table."""
+    """Seconds of one network over all test tiles and their mirror images, from pixels to a written table.
+
+    And of making it ready, which `ours` does anew.
+    """
     member = part.members[0]
     network = build(part.network, 1, 1, member.resize, member.pad, pretrained=False)
     weights = {member.phase: folder / "weights.safetensors"}
@@ -187,7 +190,7 @@ def seconds_of_run(part: PredictPart, data: tiles.Tiles, folder: Path, machine: 
         outputs = {"test": folder / "test.parquet"}
         predict(part, data.samples, data.pixels, data.folds, weights, outputs, machine)
 
-    return interleave({"plain": plain, "ours": ours}, repeats=1)
+    return interleave({"plain": plain, "ours": ours, "ready": lambda: Ensemble(part, weights, machine)}, repeats=1)
 
 
 def submission(machine: Machine) -> dict:
@@ -200,8 +203,9 @@ def submission(machine: Machine) -> dict:
         for stage, name in BLENDED:
             part, members = blended(recipe, stage, name)
             networks += members
-            for way, value in seconds_of_run(part, data, folder, machine).items():
-                seconds[way] += value * members * TILES / count
+            taken = seconds_of_run(part, data, folder, machine)
+            seconds["plain"] += members * taken["plain"] * TILES / count
+            seconds["ours"] += members * (taken["ready"] + (taken["ours"] - taken["ready"]) * TILES / count)
     return {
         "name": f"{TILES:,} tiles x {networks} networks x {FLIPS} flips, TGS 1st",
         **{way: value / 60 for way, value in seconds.items()},
