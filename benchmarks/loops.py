@@ -27,6 +27,7 @@ from stagepipe.networks import SegmentationNetwork, build
 from stagepipe.plan.images import Images
 from stagepipe.plan.kinds import train_kind
 from stagepipe.plan.networks import train_cost
+from stagepipe.plan.trial import peak, synchronise
 from stagepipe.recipe.model import LossTerm, Runtime, Transform
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine, configure
@@ -211,20 +212,6 @@ def _seconds(step: Callable[[], object], steps: int, machine: Machine) -> float:
         step()
     synchronise(machine)
     return time.perf_counter() - began
-
-
-def synchronise(machine: Machine) -> None:
-    """Wait for what a GPU still has to do."""
-    if machine.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak(machine: Machine) -> float:
-    """High-water mark in MiB: of what the process holds on the GPU, or of the process."""
-    if machine.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    # Linux keeps ru_maxrss over fork and exec, so a child would report its parent's.
-    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 1024
 
 
 def matrix_rate(machine: Machine) -> dict[str, float]:
