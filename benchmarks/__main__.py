@@ -17,6 +17,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from stagepipe.plan.figures import cpu_name
+
 HERE = Path(__file__).resolve().parent
 PROFILE = "profile"
 ROW = ("name", "plain", "ours", "unit", "ratio", "note")
@@ -65,14 +67,6 @@ def gpu_name() -> str | None:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def machine(gpu: str | None) -> dict[str, object]:

@@ -23,12 +23,13 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import published
-from benchmarks.__main__ import cpu_name, gpu_name
+from benchmarks.__main__ import gpu_name
 from benchmarks.__main__ import machine as facts
 from benchmarks.loops import OurLoop, machine_here
 from benchmarks.published import CASES, Published
 from benchmarks.tiles import Tiles
 from stagepipe import losses, training
+from stagepipe.plan.figures import cpu_name
 from stagepipe.plan.trial import synchronise
 from stagepipe.report import style
 from stagepipe.runtime import Machine

@@ -85,6 +85,11 @@ def machine(runtime: Runtime) -> str:
 
     if runtime.device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    return cpu_name()
+
+
+def cpu_name() -> str:
+    """Name of the processor."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
