@@ -48,6 +48,7 @@ def faults(network: Keys = None, phase: Keys = None, **run: object) -> list[str]
 
 def test_networks_with_and_without_an_encoder_are_sound():
     assert faults() == []
+    assert not [note for note in examined().notes if "no run uses it" in note]
     assert faults(phase={"crop": {"size": 64}, "part_lr": {"encoder": 1e-4}}, predict={"windows": {"size": 64}}) == []
 
 
@@ -92,6 +93,14 @@ def test_a_loss_whose_weights_lie_elsewhere_is_noted_and_not_fetched(monkeypatch
     found = examined(phase={"loss": {"bce": 1, "topology": 0.05}})
     assert found.faults == []
     assert f"{PHASE}.loss.topology: weights of vgg19, which the first training downloads" in found.notes
+
+
+def test_a_network_that_no_run_uses_is_noted():
+    data = yaml.safe_load(RECIPE)
+    data["stages"][0]["runs"]["w"]["network"] = "divisible"
+    found = examine(validate(data, "tiny.yaml"))
+    assert found.faults == []
+    assert "networks.wide: no run uses it" in found.notes
 
 
 def test_a_local_file_without_a_checksum_is_a_fault(monkeypatch, tmp_path):

@@ -47,6 +47,7 @@ def test_a_palette_may_give_a_class_several_colours():
         ({"ignored_colours": [[7, 7, 7]]}, "ignored_colours: become the ignore_index"),
         ({"ignored_colours": [[9, 9, 9]], "ignore_index": 255}, "stands for two things"),
         ({"evaluated": ["tree"]}, "evaluated: tree is no class"),
+        ({"evaluated": ["road"], "ignore_index": 1}, "evaluated: road has the ignore_index; write some of sky, car"),
         ({"evaluated": ["sky", "sky"]}, "repeats a name"),
     ],
 )

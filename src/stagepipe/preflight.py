@@ -174,6 +174,8 @@ def _examine_networks(recipe: Recipe, sizes: set[Size], found: Examined) -> None
                 resize, pad = phase.resize or network.resize, phase.pad or network.pad
                 owner = where if phase.resize or phase.pad else f"networks.{name}"
                 uses.setdefault(Geometry(resize, pad, recipe.dataset.outputs == 1), owner)
+        if not uses:  # no fault: an overlay may take the last run away
+            found.notes.append(f"networks.{name}: no run uses it")
         _examine_network(recipe, name, uses, sizes, found)
 
 

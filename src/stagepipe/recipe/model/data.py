@@ -109,7 +109,8 @@ class Dataset(Section):
     ignore_index: Annotated[int, Field(strict=True, ge=0, le=255)] | None = None
     """mask value that counts in no loss and no metric; needs several classes"""
     evaluated: list[Name] = []
-    """of several classes, those that scores are the mean of and that a submission holds; none: all of them"""
+    """of several classes, those that scores are the mean of and that a submission holds; none: all but
+    the ignored one"""
     palette: dict[Name, Colours] = {}
     """masks are RGB images: the exact colour, or colours, of each class; none: masks hold class indices"""
     ignored_colours: list[Colour] = []
@@ -149,8 +150,10 @@ class Dataset(Section):
     def _evaluated(self) -> Dataset:
         if self.evaluated and len(self.classes) == 1:
             raise ValueError("evaluated: there is one class; leave it out")
-        if unknown := sorted(set(self.evaluated) - set(self.classes)):
-            raise ValueError(f"evaluated: {unknown[0]} is no class; write some of {', '.join(self.classes)}")
+        possible = scored_classes(self.classes, [], self.ignore_index)
+        if wrong := sorted(set(self.evaluated) - set(possible)):
+            what = "has the ignore_index" if wrong[0] in self.classes else "is no class"
+            raise ValueError(f"evaluated: {wrong[0]} {what}; write some of {', '.join(possible)}")
         if len(set(self.evaluated)) < len(self.evaluated):
             raise ValueError(f"evaluated: {', '.join(self.evaluated)} repeats a name; write each once")
         return self
