@@ -32,7 +32,7 @@ from stagepipe.recipe.model import LossTerm, Runtime, Transform
 from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine, configure
 from stagepipe.training import Trainer, TrainInputs
-from stagepipe.training_state import TrainingState
+from stagepipe.training.state import TrainingState
 
 PLAIN_WORKERS = {"cpu": 2, "cuda": 8}
 BORDERS = {

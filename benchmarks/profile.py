@@ -28,11 +28,12 @@ from benchmarks.__main__ import machine as facts
 from benchmarks.loops import OurLoop, machine_here
 from benchmarks.published import CASES, Published
 from benchmarks.tiles import Tiles
-from stagepipe import losses, training
+from stagepipe import losses
 from stagepipe.plan.figures import cpu_name
 from stagepipe.plan.trial import synchronise
 from stagepipe.report import style
 from stagepipe.runtime import Machine
+from stagepipe.training import loop
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 WARM, STEPS = {"cpu": 1, "cuda": 10}, {"cpu": 1, "cuda": 10}
@@ -79,13 +80,13 @@ def marked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def marks(trainer: training.Trainer) -> Iterator[None]:
+def marks(trainer: loop.Trainer) -> Iterator[None]:
     """Name the parts of the Trainer's step while this lasts; the optimiser and the loader have names of their own."""
     clip = torch.nn.utils.clip_grad_norm_
     with (
         patch.object(trainer.replica, "forward", marked("forward", trainer.replica.forward)),
         patch.object(trainer.replica, "backward", marked("backward", trainer.replica.backward)),
-        patch.object(training, "phase_loss", marked("loss", training.phase_loss)),
+        patch.object(loop, "phase_loss", marked("loss", loop.phase_loss)),
         patch.object(losses, "_descending", marked("sort", losses._descending)),
         patch.object(torch.nn.utils, "clip_grad_norm_", marked("Optimizer.clip", clip)),
     ):

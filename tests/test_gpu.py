@@ -18,7 +18,7 @@ from stagepipe.recipe.model import Runtime
 from stagepipe.recipe.parts import MemberPart, PredictPart
 from stagepipe.runtime import Machine, configure
 from stagepipe.training import Trainer, TrainInputs, TrainOutputs
-from stagepipe.training_state import TrainingState
+from stagepipe.training.state import TrainingState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 LOSSES = ["lovasz_hinge", "lovasz_hinge_elu", {"bce": 1, "dice": 1, "jaccard_log": 1},

@@ -8,12 +8,13 @@ import tiny
 import torch
 from torch import nn
 
-from stagepipe import optimizers, schedules, training_start
+from stagepipe import optimizers, schedules
 from stagepipe.artefacts import load_weights
 from stagepipe.errors import RecipeError, TrainingError
 from stagepipe.networks import Geometry, SegmentationNetwork
 from stagepipe.networks.inputs import InputChannels
 from stagepipe.recipe.model import Normalise
+from stagepipe.training import start
 
 
 class ThreeParts(nn.Module):
@@ -47,7 +48,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def parted(monkeypatch):
     """Let every trainer have the network of three parts."""
-    monkeypatch.setattr(training_start, "build", lambda *_, **__: three_parts())
+    monkeypatch.setattr(start, "build", lambda *_, **__: three_parts())
 
 
 # --------------------------------------------------------------------------------------------------------------- rates
@@ -150,7 +151,7 @@ def grown(**phase):
 
 
 def test_a_grown_network_takes_what_agrees_and_starts_the_rest_fresh(data, small, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "stagepipe.training_start"):
+    with caplog.at_level(logging.INFO, "stagepipe.training.start"):
         started = tiny.snapshot(tiny.trainer(tmp_path / "grown", data, grown(), origin=small.weights).network)
     fresh = tiny.snapshot(tiny.trainer(tmp_path / "fresh", data, grown(init="encoder", init_grown=False)).network)
     origin = load_weights(small.weights, "0")
@@ -186,15 +187,15 @@ def test_a_network_that_is_not_grown_has_to_fit(data, small, tmp_path):
 
 def test_a_start_without_any_weight_in_common_is_refused(data, tmp_path, parted, monkeypatch):
     strange = {"else": torch.zeros(3), "head.weight": torch.zeros(2, 2)}
-    monkeypatch.setattr(training_start, "load_weights", lambda *_: strange)
+    monkeypatch.setattr(start, "load_weights", lambda *_: strange)
     with pytest.raises(TrainingError, match=r"origin: member '0' has no tensor of the network of stage/run/phase"):
         tiny.trainer(tmp_path, data, tiny.part(init="a/b/c", init_grown=True), origin=tmp_path / "origin")
 
 
 @pytest.mark.parametrize("init_grown", [True, False])
 def test_encoder_weights_are_loaded_where_something_starts_fresh(init_grown, data, small, tmp_path, monkeypatch):
-    asked, build = [], training_start.build
-    monkeypatch.setattr(training_start, "build", lambda *a, **k: asked.append(k["pretrained"]) or build(*a, **k))
+    asked, build = [], start.build
+    monkeypatch.setattr(start, "build", lambda *a, **k: asked.append(k["pretrained"]) or build(*a, **k))
     part = grown(init_grown=init_grown).model_copy(update={"network": tiny.network(arguments=SMALL)})
     tiny.trainer(tmp_path, data, part, origin=small.weights)
     assert asked == [init_grown]

@@ -11,13 +11,14 @@ import tiny
 import torch
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from stagepipe import metrics, schedules, training
+from stagepipe import metrics, schedules
 from stagepipe.artefacts import load_weights, save_weights
 from stagepipe.data.training import collate
 from stagepipe.device_metrics import threshold_counts
 from stagepipe.errors import ArtefactError, TrainingError
-from stagepipe.training_average import estimate_statistics, mean_weights
-from stagepipe.training_validation import Validation, Validator
+from stagepipe.training import loop
+from stagepipe.training.average import estimate_statistics, mean_weights
+from stagepipe.training.validation import Validation, Validator
 from stagepipe.triplets import Triplet
 
 SLIDING = {"balanced": {"positive": [0.8, 0.4], "length": "positives"}}
@@ -154,7 +155,7 @@ def test_without_batch_normalisation_no_batch_is_drawn(data, tmp_path, monkeypat
         raise AssertionError("a batch was asked for")
         yield
 
-    monkeypatch.setattr(training.Trainer, "_images", images)
+    monkeypatch.setattr(loop.Trainer, "_images", images)
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.GroupNorm(1, 1))
     estimate_statistics(network, network, images())
     done = tiny.train(tmp_path / "averaged", data, averaging())
@@ -183,7 +184,7 @@ def test_an_encoder_that_was_frozen_throughout_keeps_its_statistics(data, averag
     assert not equal(load_weights(thawed.weights, "0"), before, "encoder.")
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training, "estimate_statistics", raiser(KeyboardInterrupt))
+        patched.setattr(loop, "estimate_statistics", raiser(KeyboardInterrupt))
         tiny.train(tmp_path / "resumed", data, part(2), origin=averaged.weights)
     resumed = tiny.train(tmp_path / "resumed", data, part(2), origin=averaged.weights)
     assert resumed.bits() == frozen.bits()
@@ -280,7 +281,7 @@ def test_the_score_of_predicting_nothing_stands_beside_every_score(monitor, data
     assert trainer.validate().score == pytest.approx(share) == trainer.validator.all_empty
 
     labels = []
-    monkeypatch.setattr(training, "tqdm", lambda steps, desc, **_: labels.append(desc) or steps)
+    monkeypatch.setattr(loop, "tqdm", lambda steps, desc, **_: labels.append(desc) or steps)
     tiny.pretended(monkeypatch, trainer, [0.25, 0.5])
     caplog.set_level(logging.INFO)
     trainer.run()

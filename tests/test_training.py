@@ -15,8 +15,8 @@ from stagepipe.artefacts import load_weights
 from stagepipe.errors import RecipeError, TrainingError
 from stagepipe.networks import Geometry
 from stagepipe.recipe.model import Network, Pad
-from stagepipe.training_loss import phase_loss
-from stagepipe.training_validation import Validation
+from stagepipe.training.loss import phase_loss
+from stagepipe.training.validation import Validation
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 import tiny
 from tiny import Trained
 
-from stagepipe import training
 from stagepipe.locks import held
-from stagepipe.training_state import TrainingState
+from stagepipe.training import loop
+from stagepipe.training.state import TrainingState
 
 EPOCHS, STEPS = 4, 4
 # Cycles, momentum, a schedule that looks back at scores, random depth: everything that a resume could lose.
@@ -165,7 +165,7 @@ def test_a_killed_process_goes_on_with_the_next_epochs_length(data, sliding, tmp
 
 
 def test_a_signal_while_weights_are_averaged_changes_nothing(data, sliding, tmp_path, monkeypatch, caplog):
-    original = training.estimate_statistics
+    original = loop.estimate_statistics
 
     def estimate_statistics(network, forward, batches):
         def signalled():
@@ -176,7 +176,7 @@ def test_a_signal_while_weights_are_averaged_changes_nothing(data, sliding, tmp_
         original(network, forward, signalled())
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
-        patched.setattr(training, "estimate_statistics", estimate_statistics)
+        patched.setattr(loop, "estimate_statistics", estimate_statistics)
         tiny.train(tmp_path, data, SLIDING)
     assert stopped.value.code == 75
     assert "SIGTERM: progress is saved, all epochs done" in log_of(caplog)
@@ -190,7 +190,7 @@ def test_a_signal_while_weights_are_averaged_changes_nothing(data, sliding, tmp_
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_while_weights_are_averaged_changes_nothing(after, data, sliding, tmp_path):
     with pytest.MonkeyPatch.context() as patched:
-        crash_at(patched, training, "estimate_statistics", 0, after)
+        crash_at(patched, loop, "estimate_statistics", 0, after)
         with pytest.raises(Crash):
             tiny.train(tmp_path, data, SLIDING)
     assert same(tiny.train(tmp_path, data, SLIDING), sliding)
@@ -225,10 +225,10 @@ def crash_at(monkeypatch, owner, name: str, call: int, after: bool) -> None:
         (TrainingState, "save_epoch", 1, True, [2, 3, 4]),  # weights that no progress names yet
         (TrainingState, "save", 0, False, [1, 2, 3, 4]),
         (TrainingState, "prune", 1, False, [3, 4]),
-        (training, "write_table", 0, False, []),
-        (training, "save_weights", 0, False, []),
-        (training, "save_weights", 0, True, []),  # finished, but not cleared
-        (training, "publish", 1, False, []),  # the history is out, the weights aren't
+        (loop, "write_table", 0, False, []),
+        (loop, "save_weights", 0, False, []),
+        (loop, "save_weights", 0, True, []),  # finished, but not cleared
+        (loop, "publish", 1, False, []),  # the history is out, the weights aren't
     ],
 )
 def test_a_crash_at_any_file_changes_nothing(owner, name, call, after, left, data, whole, tmp_path, caplog):
@@ -283,7 +283,7 @@ def test_a_finished_phase_is_published_again_without_training(data, whole, tmp_p
     done = tiny.train(tmp_path, data, PART)
     done.weights.unlink()
     (tmp_path / "history.parquet").unlink()
-    monkeypatch.setattr(training, "Trainer", None)
+    monkeypatch.setattr(loop, "Trainer", None)
     assert same(tiny.train(tmp_path, data, PART), whole)
 
 

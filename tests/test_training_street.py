@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from data_layouts import picture, save, street
 from torch import nn
 
-from stagepipe import losses, training_start
+from stagepipe import losses
 from stagepipe.artefacts import write_table
 from stagepipe.data.training import select
 from stagepipe.device_metrics import batch_counts
@@ -20,7 +20,8 @@ from stagepipe.networks import Geometry, SegmentationNetwork
 from stagepipe.networks.inputs import InputChannels
 from stagepipe.recipe.model import Normalise, Pad
 from stagepipe.tables import PSEUDOLABELS
-from stagepipe.training_loss import phase_loss
+from stagepipe.training import start
+from stagepipe.training.loss import phase_loss
 
 CLASSES = ("road", "car", "tree", "signal")
 HEIGHT, WIDTH = 32, 40
@@ -150,7 +151,7 @@ def answers(monkeypatch):
         inputs = InputChannels(["image"], Normalise(mean=[0.0], std=[1.0]), 3)
         return SegmentationNetwork(Answers(), Geometry(single_class=False), inputs, 3)
 
-    monkeypatch.setattr(training_start, "build", build)
+    monkeypatch.setattr(start, "build", build)
 
 
 def by_hand(trainer, monitor: str, scored: list[int], ignored: int) -> float:

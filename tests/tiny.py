@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from stagepipe import folds, training, training_start
+from stagepipe import folds, training
 from stagepipe.artefacts import Provenance, read_table, write_table
 from stagepipe.data import synthetic
 from stagepipe.data.ingest import ingest
@@ -25,9 +25,9 @@ from stagepipe.recipe.parts import TrainPart
 from stagepipe.rle import encode_runs
 from stagepipe.runtime import Machine, configure
 from stagepipe.tables import PSEUDOLABELS
-from stagepipe.training import Trainer, TrainInputs, TrainOutputs
-from stagepipe.training_state import TrainingState
-from stagepipe.training_validation import Validation
+from stagepipe.training import Trainer, TrainInputs, TrainOutputs, start
+from stagepipe.training.state import TrainingState
+from stagepipe.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def use_plain_network(monkeypatch: Any) -> None:
         torch.manual_seed(0)
         return SegmentationNetwork(Plain(), Geometry(), InputChannels(["image"], Normalise(), 1), 1)
 
-    monkeypatch.setattr(training_start, "build", build)
+    monkeypatch.setattr(start, "build", build)
 
 
 class signalled:

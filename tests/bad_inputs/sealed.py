@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from stagepipe.artefacts import MARK, load_weights, read_table, save_weights, write_table
 from stagepipe.errors import ArtefactError, TrainingError
-from stagepipe.training_state import TrainingState
+from stagepipe.training.state import TrainingState
 from tests.bad_inputs import BadInput
 
 TABLE = "folds.parquet"

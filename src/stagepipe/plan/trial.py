@@ -30,7 +30,7 @@ from stagepipe.recipe.parts import PredictPart, TrainPart
 from stagepipe.runtime import Machine
 from stagepipe.tables import FOLDS, SAMPLES
 from stagepipe.training import Trainer, TrainInputs
-from stagepipe.training_state import TrainingState
+from stagepipe.training.state import TrainingState
 from stagepipe.views import views
 
 WARM, LONG = 2.0, 6.0

@@ -35,12 +35,12 @@ from stagepipe.recipe.parts import TrainPart
 from stagepipe.runtime import Machine
 from stagepipe.slurm import queue_again
 from stagepipe.storage import publish
-from stagepipe.training_average import estimate_statistics, mean_weights
-from stagepipe.training_loss import phase_loss, prepare
-from stagepipe.training_progress import Progress, StopSignal
-from stagepipe.training_start import starting_network
-from stagepipe.training_state import SharedState, TrainingState, Weights
-from stagepipe.training_validation import Validation, Validator
+from stagepipe.training.average import estimate_statistics, mean_weights
+from stagepipe.training.loss import phase_loss, prepare
+from stagepipe.training.progress import Progress, StopSignal
+from stagepipe.training.start import starting_network
+from stagepipe.training.state import SharedState, TrainingState, Weights
+from stagepipe.training.validation import Validation, Validator
 
 LOG = logging.getLogger(__name__)
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -24,7 +24,7 @@ from stagepipe.background import Behind
 from stagepipe.errors import ArtefactError, TrainingError
 from stagepipe.recipe.model import Phase
 from stagepipe.storage import atomic
-from stagepipe.training_progress import Progress
+from stagepipe.training.progress import Progress
 
 LOG = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]
