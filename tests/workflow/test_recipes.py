@@ -3,12 +3,12 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import vgg_weights
 from browser import check_page
 from project import CHECKOUT, FAST, PLAIN, Project
+from small_recipes import SMALL, overlays, published
 
 from stagepipe.artefacts import read_table
 from stagepipe.data import synthetic_siim, synthetic_street
@@ -18,19 +18,8 @@ from stagepipe.recipe.model import Recipe, SyntheticSiim, SyntheticStreet
 from stagepipe.recipe.parts import stored_channels
 from stagepipe.recipe.submission_parts import jigsaw
 
-RECIPES, OVERLAYS = CHECKOUT / "config" / "recipes", CHECKOUT / "config" / "overlays"
-SMALL = {
-    "tgs_salt_1st": ("tiny", "synthetic"),
-    "tgs_salt_5th": ("tiny_5th", "synthetic"),
-    "tgs_salt_15th": ("tiny_15th", "synthetic"),
-    "siim_pneumothorax_1st": ("tiny_siim", "synthetic_siim"),
-    "signate_street": ("signate_street_more", "tiny_street", "synthetic_street"),
-}
+OVERLAYS = CHECKOUT / "config" / "overlays"
 SCENES = SyntheticStreet(train=28, test=3, size=(64, 96))
-
-
-def overlays(name: str) -> list[Path]:
-    return [OVERLAYS / f"{overlay}.yaml" for overlay in SMALL[name]]
 
 
 def choices(recipe: Recipe) -> set[tuple[str, ...]]:
@@ -56,7 +45,7 @@ def choices(recipe: Recipe) -> set[tuple[str, ...]]:
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_recipe_is_the_whole_one(name):
     more = [overlay for overlay in overlays(name) if overlay.stem.endswith("_more")]
-    whole, small = load(RECIPES / f"{name}.yaml", more), load(RECIPES / f"{name}.yaml", overlays(name))
+    whole, small = load(published(name), more), load(published(name), overlays(name))
     missing = choices(whole) - choices(small)
     # Pseudolabels by size: the small recipe has half of the bins.
     assert {row[:3] for row in missing} <= {("run", "stage2", "resnet34_256_deep")}
@@ -65,7 +54,7 @@ def test_the_small_recipe_is_the_whole_one(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_network_is_built_and_has_the_heads_that_are_trained(name):
-    made = load(RECIPES / f"{name}.yaml", overlays(name))
+    made = load(published(name), overlays(name))
     for stage in made.stages:
         for run in stage.runs.values():
             for phase in run.phases:
@@ -78,7 +67,7 @@ def test_every_network_is_built_and_has_the_heads_that_are_trained(name):
                 size = getattr(made.dataset, made.dataset.format).size
                 built.check_size(*(size if isinstance(size, tuple) else (size, size)))
                 assert set(phase.deep_supervision) <= set(built.head_names)
-    whole = load(RECIPES / f"{name}.yaml")
+    whole = load(published(name))
     for network in whole.networks.values():
         validate_names(network)
 
@@ -95,12 +84,12 @@ def test_the_full_graph_over_the_real_tiles(empty, tmp_path, real_data, name, jo
     project = empty.copy(tmp_path / "folder")
     (project.folder / "data").mkdir()
     (project.folder / "data" / "tgs").symlink_to(real_data / "tgs")
-    counted = planned(replace(project, recipe=RECIPES / f"{name}.yaml"))
+    counted = planned(replace(project, recipe=published(name)))
     assert {rule: counted[rule] for rule in jobs} == jobs
 
 
 def test_the_full_graph_over_films_as_they_are_published(empty, tmp_path):
-    project = replace(empty.copy(tmp_path / "folder"), recipe=RECIPES / "siim_pneumothorax_1st.yaml")
+    project = replace(empty.copy(tmp_path / "folder"), recipe=published("siim_pneumothorax_1st"))
     synthetic_siim.write(project.folder / "data" / "siim", SyntheticSiim(train=8, second_stage=2, test=3, size=64))
     counted = planned(project)
     assert counted["train"] == 5 * (3 * 5 + 4) and counted["predict"] == 5 * 4 and "search_blend" not in counted
@@ -109,7 +98,7 @@ def test_the_full_graph_over_films_as_they_are_published(empty, tmp_path):
 
 
 def test_the_full_graph_over_street_scenes(empty, tmp_path):
-    project = replace(empty.copy(tmp_path / "folder"), recipe=RECIPES / "signate_street.yaml")
+    project = replace(empty.copy(tmp_path / "folder"), recipe=published("signate_street"))
     palette = load(project.recipe).dataset.palette
     synthetic_street.write(project.folder / "data" / "signate", SCENES, palette)
     assert {rule: planned(project)[rule] for rule in ("train", "predict")} == {"train": 7, "predict": 7}
@@ -155,8 +144,8 @@ def test_the_small_recipe_runs_from_raw_files_to_the_report(empty: Project, tmp_
     if name in LEAVE_OUT:
         layers.append(tmp_path / "less.yaml")
         layers[-1].write_text(LEAVE_OUT[name])
-    made = load(RECIPES / f"{name}.yaml", layers)
-    project = replace(empty.copy(tmp_path / "folder"), recipe=RECIPES / f"{name}.yaml", overlays=tuple(layers))
+    made = load(published(name), layers)
+    project = replace(empty.copy(tmp_path / "folder"), recipe=published(name), overlays=tuple(layers))
     # One of the recipes has a loss that looks with a VGG19's eyes; here it has random ones.
     vgg_weights.write(tmp_path)
     done = project.snakemake(*FAST, STAGEPIPE_WEIGHTS=str(tmp_path))
