@@ -1,7 +1,9 @@
 """Files and folders appear whole or not at all; what a killed writer left goes; a full disk is a sentence."""
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pyarrow as pa
 import pytest
@@ -147,6 +149,44 @@ def test_writers_of_one_target_never_disturb_one_another(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert seen <= {"a" * 1000, "b" * 1000}
     assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_folder_that_another_writer_takes_for_a_left_one_is_not_used(removed, tmp_path, monkeypatch):
+    """The other one has its lock and removes it: a moment later, or already."""
+    made, taken, original = [], [], storage.tempfile.mkdtemp
+
+    def mkdtemp(**keys: Any) -> str:
+        made.append(Path(original(**keys)))
+        if len(made) == 1:
+            taken.append(os.open(made[0] / "lock", os.O_RDWR | os.O_CREAT))
+            fcntl.flock(taken[0], fcntl.LOCK_EX)
+            if removed:
+                shutil.rmtree(made[0])
+        return str(made[-1])
+
+    monkeypatch.setattr(storage.tempfile, "mkdtemp", mkdtemp)
+    with atomic(tmp_path / "f") as temporary:
+        temporary.write_text("mine")
+        assert temporary.parent == made[1]
+        shutil.rmtree(made[0], ignore_errors=True)
+    os.close(taken[0])
+    assert (tmp_path / "f").read_text() == "mine" and os.listdir(tmp_path) == ["f"]
+
+
+def test_what_another_user_left_stops_nobody(tmp_path, monkeypatch):
+    (tmp_path / ".f.x.part").mkdir()
+    original = os.open
+
+    def open_own(path: Any, *arguments: Any, **keys: Any) -> int:
+        if ".f.x.part" in str(path):
+            raise PermissionError(errno.EACCES, "no", str(path))
+        return original(path, *arguments, **keys)
+
+    monkeypatch.setattr(storage.os, "open", open_own)
+    with atomic(tmp_path / "f") as temporary:
+        temporary.write_text("mine")
+    assert sorted(os.listdir(tmp_path)) == [".f.x.part", "f"]
 
 
 # ------------------------------------------------------------------------------------------------------- the disk's no

@@ -133,9 +133,11 @@ def _private_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` that this process alone writes to; what killed ones have left is removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if (lock := _locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
+        # Its writer lives, or has just ended, or is another user.
+        with suppress(BlockingIOError, FileNotFoundError, PermissionError):
+            if (lock := _lock(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
     folder, lock = _locked_folder(path)
     try:
         yield folder
@@ -148,24 +150,31 @@ def _private_folder(path: Path) -> Iterator[Path]:
 def _locked_folder(path: Path) -> tuple[Path, int | None]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        lock = _locked(folder)
-        # Another writer of the same target may have taken it for one that is left, before the lock was there.
-        if folder.exists():
-            return folder, lock
+        # Before the lock was there, another writer of the same target may have taken the folder for one that is left:
+        # it has the lock and removes the folder, or has done so.
+        with suppress(BlockingIOError, FileNotFoundError):
+            lock = _lock(folder)
+            if folder.exists():
+                return folder, lock
+            if lock is not None:
+                os.close(lock)
 
 
-def _locked(folder: Path) -> int | None:
-    """An open lock on the folder; None if another process has it, it is gone, or the file system has no locks."""
-    with suppress(FileNotFoundError):
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            # A lock of the open file, not of the process: closing another handle of it must not end it.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-        else:
-            return handle
-    return None
+def _lock(folder: Path) -> int | None:
+    """An open lock on the folder; None where the file system has no locks.
+
+    BlockingIOError if another writer has it, FileNotFoundError if the folder is gone.
+    """
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # A lock of the open file, not of the process: closing another handle of it must not end it.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return handle
 
 
 def _sync_folder(folder: Path) -> None:
