@@ -240,7 +240,7 @@ def _finish(folder, recipe, truths, maps, draw, cases) -> ReportInputs:
     classes = len(recipe.dataset.classes)
     single = classes == 1
     for split in ("train", "test"):
-        origin = Provenance(part="ab" * 32, inputs={"stage1/weights.safetensors": "cd" * 32}, code="ef" * 32, seed=7)
+        origin = Provenance(part="ab" * 32, code="ef" * 32, seed=7)
         with ProbabilityWriter(folder / f"blend/{split}.parquet", origin) as writer:
             for name, truth in truths.items():
                 if name in maps and split == "train":

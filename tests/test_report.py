@@ -274,17 +274,15 @@ def test_a_run_that_left_little_behind_still_has_a_report(salt, tmp_path):
     assert all((tmp_path / name).exists() for name in report.PICTURES)
 
 
-def test_provenance_lists_weights_with_the_checksum_their_readers_recorded(salt, tmp_path):
-    import torch
-
-    path = tmp_path / "stage1" / "weights.safetensors"
+def test_provenance_lists_what_a_training_wrote_beside_its_weights(salt, tmp_path):
+    path = tmp_path / "stage1" / "history.parquet"
     made = artefacts.Provenance(part="12" * 32, code="34" * 32, seed=11)
-    artefacts.save_weights(path, {"0": {"bias": torch.zeros(2)}}, made)
-    inputs = dataclasses.replace(salt.inputs, weights=[path])
+    artefacts.write_table(path, artefacts.read_table(salt.inputs.histories[0]), made)
+    inputs = dataclasses.replace(salt.inputs, histories=[path])
     section = provenance.provenance(inputs, collect.collect(inputs))
-    row = next(line for line in section.split("<tr>") if "weights.safetensors" in line)
-    # The example's blend was made from stage1/weights.safetensors of checksum cdcd...
-    assert [cell in row for cell in ("11", "121212121212", "343434343434", "cdcdcdcdcdcd")] == [True] * 4
+    row = next(line for line in section.split("<tr>") if "history.parquet" in line)
+    cells = ("11", "121212121212", "343434343434", artefacts.verify(path)[:12])
+    assert [cell in row for cell in cells] == [True] * 4
     assert "name: salt_in_three_stages" in section
     assert "runtime:" not in section
 

@@ -212,11 +212,6 @@ def all_histories(wildcards):
     ]
 
 
-def all_weights(wildcards):
-    """Weights of every phase of every fold."""
-    return [history.replace("history.parquet", "weights.safetensors") for history in all_histories(wildcards)]
-
-
 def all_pseudolabels(wildcards):
     """Every set of pseudolabels."""
     return [f"<results>/{owner}/pseudolabels.parquet" for owner in parts.pseudolabel_sets(RECIPE)]

@@ -25,7 +25,6 @@ rule report:
         faults=rules.ingest.output.faults,
         folds=rules.split_folds.output.folds,
         histories=all_histories,
-        weights=all_weights,
         pseudolabels=all_pseudolabels,
         cases=all_cases,
         confusions=all_confusions,
@@ -68,7 +67,7 @@ rule report:
         "Writing the report"
     shell:
         "exec python {params.job} --part {params.part:q} --log {log} --samples {input.samples} --pixels {input.pixels}"
-        " --faults {input.faults} --folds {input.folds} --histories {input.histories} --weights {input.weights}"
+        " --faults {input.faults} --folds {input.folds} --histories {input.histories}"
         " --pseudolabels {input.pseudolabels} --cases {input.cases}"
         " --confusions {input.confusions} --scores {input.scores}"
         " --threshold {input.threshold} --thresholds {input.thresholds} --out-of-fold {input.out_of_fold}"

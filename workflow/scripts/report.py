@@ -4,7 +4,7 @@ from stagepipe import script
 from stagepipe.recipe.parts import ReportPart
 
 INPUTS = [
-    "samples", "pixels", "faults", "folds", "histories", "weights", "pseudolabels", "cases", "confusions", "scores",
+    "samples", "pixels", "faults", "folds", "histories", "pseudolabels", "cases", "confusions", "scores",
     "threshold", "thresholds", "out-of-fold", "test", "shares", "emptiness", "mosaics", "jigsaw", "jigsaw-effects",
     "submission", "benchmarks",
 ]  # fmt: skip
@@ -34,7 +34,6 @@ def main() -> None:
         blend_test=work.path("test"),
         submission=work.path("submission"),
         benchmarks=sorted(work.path("benchmarks").rglob("*.tsv")),
-        weights=work.paths["weights"],
         blend=work.optional("shares"),
         emptiness=work.paths["emptiness"],
         mosaics=work.optional("mosaics"),

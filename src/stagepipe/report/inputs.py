@@ -56,7 +56,6 @@ class ReportInputs:
     several classes are shown"""
     benchmarks: Sequence[Path] = ()
     """Snakemake's, under `benchmarks/<rule>/<stage>...` (a rule without stages: `benchmarks/<rule>.tsv`)"""
-    weights: Sequence[Path] = ()
     blend: Path | None = None
     """JSON: the shares of the submission's blend, if they were searched"""
     emptiness: Sequence[Path] = ()

@@ -19,14 +19,8 @@ SHORT = 12
 def provenance(inputs: ReportInputs, found: Collected) -> str:
     """The recipe's text, library versions, seeds, and the fingerprints of every artefact."""
     described = {path: artefacts.metadata(path) for path in _artefacts(inputs)}
-    checksums = {name: checksum for entry in described.values() for name, checksum in entry["inputs"].items()}
     rows: list[list[Cell]] = [
-        [
-            name,
-            str(entry["seed"]),
-            *(entry[part][:SHORT] for part in ("part", "code")),
-            _checksum(path, checksums)[:SHORT],
-        ]
+        [name, str(entry["seed"]), *(entry[part][:SHORT] for part in ("part", "code")), artefacts.verify(path)[:SHORT]]
         for (path, entry), name in zip(described.items(), _short_names(described), strict=True)
     ]
     head = ["artefact", "seed", "recipe part", "code", "checksum"]
@@ -47,7 +41,7 @@ def provenance(inputs: ReportInputs, found: Collected) -> str:
 def _artefacts(inputs: ReportInputs) -> list[Path]:
     fixed = [inputs.samples, inputs.folds, inputs.faults, inputs.blend_out_of_fold, inputs.blend_test]
     optional = [path for path in (inputs.mosaics, inputs.jigsaw, inputs.jigsaw_effects) if path is not None]
-    return [*fixed, *inputs.pseudolabels.values(), *inputs.weights, *inputs.cases, inputs.thresholds, *optional]
+    return [*fixed, *inputs.pseudolabels.values(), *inputs.histories, *inputs.cases, inputs.thresholds, *optional]
 
 
 def _written_out(recipe: Recipe) -> str:
@@ -63,10 +57,3 @@ def _short_names(paths: Iterable[Path]) -> list[str]:
     while all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
         common += 1
     return ["/".join(part[common:]) for part in parts]
-
-
-def _checksum(path: Path, known: dict[str, str]) -> str:
-    """A table's own checksum; that of weights, which are large, as the artefacts made from them recorded it."""
-    if path.suffix != ".safetensors":
-        return artefacts.verify(path)
-    return next((checksum for name, checksum in known.items() if f"/{path.as_posix()}".endswith(f"/{name}")), "")
