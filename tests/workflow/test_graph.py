@@ -33,6 +33,13 @@ def test_a_stage_is_a_target_that_needs_nothing_of_later_ones(empty):
     assert empty.plan("stage2") == first | second
 
 
+def test_only_what_starts_from_weights_reads_them(empty):
+    """Snakemake hashes every input of a job once for each output: large ones belong to rules with few of them."""
+    commands = empty.shell_commands()
+    assert {job.split("/")[0] for job, command in commands.items() if ".safetensors" in command} == {"train", "predict"}
+    assert "report" in commands
+
+
 # ------------------------------------------------------------------------------------------------------- a large recipe
 
 
