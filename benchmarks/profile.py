@@ -28,7 +28,7 @@ from benchmarks.__main__ import machine as facts
 from benchmarks.loops import OurLoop, machine_here
 from benchmarks.published import CASES, Published
 from benchmarks.tiles import Tiles
-from stagepipe import losses
+from stagepipe.losses import lovasz
 from stagepipe.plan.figures import cpu_name
 from stagepipe.plan.trial import synchronise
 from stagepipe.report import style
@@ -87,7 +87,7 @@ def marks(trainer: loop.Trainer) -> Iterator[None]:
         patch.object(trainer.replica, "forward", marked("forward", trainer.replica.forward)),
         patch.object(trainer.replica, "backward", marked("backward", trainer.replica.backward)),
         patch.object(loop, "phase_loss", marked("loss", loop.phase_loss)),
-        patch.object(losses, "_descending", marked("sort", losses._descending)),
+        patch.object(lovasz, "_descending", marked("sort", lovasz._descending)),
         patch.object(torch.nn.utils, "clip_grad_norm_", marked("Optimizer.clip", clip)),
     ):
         yield
