@@ -30,7 +30,7 @@ from tests.workflow.project import CHECKOUT, FAST, Project, copy_checkout
 
 SERIES = 10
 """Kills before the command may come to its end"""
-LONGEST = 0.3
+LONGEST = 0.2
 """How long an attempt lives at most, of what the whole takes: some don't reach their first job, some end several"""
 PATIENCE = 10.0
 """Seconds to wait for a file to appear before the kill comes at any moment"""

@@ -117,8 +117,10 @@ def planned(project: Project) -> dict[str, int]:
 LEAVE_OUT = {
     "tgs_salt_1st": """
 stages:
-  - {name: stage1, runs: {resnext50: {phases: [{name: cosine3, remove: true}]}}}
-  - {name: stage2, runs: {resnext50: {phases: [{name: cosine2, remove: true}, {name: cosine3, remove: true}]}}}
+  - {name: stage1, runs: {resnext50: {phases: [{name: cosine2, remove: true}, {name: cosine3, remove: true}]}}}
+  - name: stage2
+    runs:
+      resnext50: {phases: [{name: cosine1, remove: true}, {name: cosine2, remove: true}, {name: cosine3, remove: true}]}
 """,
     "siim_pneumothorax_1st": """
 stages:
@@ -126,8 +128,8 @@ stages:
     runs:
       albunet_public: {remove: true}
       albunet_valid: {phases: [{name: part2, remove: true}]}
-      seunet: {phases: [{name: part2, remove: true}]}
-      resnet50: {phases: [{name: part2, remove: true}]}
+      seunet: {phases: [{name: part0, remove: true}, {name: part1, remove: true}, {name: part2, remove: true}]}
+      resnet50: {phases: [{name: part1, remove: true}, {name: part2, remove: true}]}
 submission: {blend: {experiments/albunet_valid: 0.5, experiments/seunet: 0.25, experiments/resnet50: 0.25}}
 """,
     "signate_street": """
