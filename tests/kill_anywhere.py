@@ -2,13 +2,14 @@
 
     python -m tests.kill_anywhere --kills 200 --seed 0 --configfile tests/workflow/demo_small.yaml
 
-Half of the kills come at a moment drawn at random, half just after a file has appeared: what a job writes, its rename,
-Snakemake's notes of a job's start and end. Everything that the command has started dies at once by SIGKILL. After ten
-kills the command may come to its end; then what a stage has made, and all that follows from it, is removed for the next
-ten, so that kills fall into all kinds of jobs.
+Kills come at a moment drawn at random, or just after a file has appeared: what a job writes, its rename, Snakemake's
+notes of a job's start and end. One in four waits for a job of a kind that no kill has hit yet: most of the time goes into
+trainings. Everything that the command has started dies at once by SIGKILL. After ten kills the command may come to its
+end; then what a stage has made, and all that follows from it, is removed for the next ten.
 """
 
 import argparse
+import math
 import os
 import random
 import re
@@ -42,6 +43,8 @@ EVENTS = {
     "Snakemake's note of an end": (".snakemake/metadata", r".*"),
 }
 """Files that kills wait for: a folder, and what their paths below it look like"""
+NEW_KIND = "a job of a new kind"
+"""What the other kills wait for"""
 STAGES = ("stage1", "stage2", "stage3")
 TIMES = re.compile(r"(logs|benchmarks)/.*|lock|run|state/.*/lock|report\.html|report/cost\.png|.*/history\.parquet")
 """Files that tell when, how long or by which process, so that no two runs make them alike (histories: but for times)"""
@@ -54,7 +57,7 @@ class Kill:
     """What one kill hit."""
 
     at: str
-    """what it waited for: a moment, or one of EVENTS"""
+    """what it waited for: a moment, one of EVENTS or NEW_KIND"""
     seconds: float
     """how long the command lived"""
     jobs: list[str]
@@ -76,6 +79,10 @@ class Outcome:
     """files that are the same byte for byte"""
     faults: list[str] = field(default_factory=list)
     """what was not as it must be"""
+
+    def kinds(self) -> Counter[str]:
+        """How often a job of each rule was hit, and Snakemake alone."""
+        return Counter(name.split("/")[0] for kill in self.kills for name in kill.jobs)
 
 
 class Failed(Exception):
@@ -99,7 +106,8 @@ def kill_often(project: Project, twin: Project, kills: int, seed: int) -> Outcom
         if outcome.ends:
             show(f"removed, to be made again: {forget(results(twin), draw)}")
         series = min(len(outcome.kills) + SERIES, kills)
-        while len(outcome.kills) < series and (killed := attempt(twin, draw, LONGEST * outcome.undisturbed)):
+        longest = LONGEST * outcome.undisturbed
+        while len(outcome.kills) < series and (killed := attempt(twin, draw, longest, set(outcome.kinds()))):
             outcome.kills.append(killed)
             show(f"kill {len(outcome.kills)} after {killed.seconds:.1f} s, {killed.at}: {', '.join(killed.jobs)}")
         finish(twin)
@@ -127,14 +135,21 @@ def finish(project: Project) -> None:
         raise Failed(f"a second run has something to do:\n{again.stdout}")
 
 
-def attempt(project: Project, draw: random.Random, longest: float) -> Kill | None:
-    """Run and kill, after `longest` seconds or when a file appears; None if it ended first, Failed if by an error."""
-    at = draw.choice(list(EVENTS)) if draw.random() < 0.5 else "a moment"
-    lives, lag = draw.uniform(0.1, longest), draw.uniform(0, 0.005)
+def attempt(project: Project, draw: random.Random, longest: float, hit: set[str]) -> Kill | None:
+    """Run and kill, after `longest` seconds at most or when a file appears, or a job of a rule that was not hit yet.
+
+    None if it ended first, Failed if by an error.
+    """
+    new = {NEW_KIND: ("results", rf"\w+/logs/(?!({'|'.join(hit)})[/.]).*")}
+    at = draw.choices(["a moment", draw.choice(list(EVENTS)), NEW_KIND], weights=[3, 3, 2])[0]
+    lives, lag = draw.uniform(0.1, longest), draw.uniform(0, 0.2 if at in new else 0.005)
     with tempfile.TemporaryFile() as said, start(project, *FAST, output=said, **settings(project)) as driver:
         began = time.monotonic()
-        ended = ended_within(driver, lives)
-        if not ended and at in EVENTS and not appears(project.folder, *EVENTS[at], driver):
+        if at in new:
+            ended = not appears(project.folder, *new[at], driver, patience=math.inf)
+        else:
+            ended = ended_within(driver, lives)
+        if not ended and at in EVENTS and not appears(project.folder, *EVENTS[at], driver, PATIENCE):
             at, ended = "a moment", driver.poll() is not None
         if ended:
             if driver.wait() == 0:
@@ -156,9 +171,9 @@ def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def appears(folder: Path, below: str, pattern: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until a path that fits appears or changes; False if none does before PATIENCE or the process ends."""
-    fits, until = re.compile(pattern), time.monotonic() + PATIENCE
+def appears(folder: Path, below: str, pattern: str, process: subprocess.Popen[bytes], patience: float) -> bool:
+    """Wait until a path that fits appears or changes; False if none does in `patience` seconds or the process ends."""
+    fits, until = re.compile(pattern), time.monotonic() + patience
     before = seen(folder / below, fits)
     while process.poll() is None and time.monotonic() < until:
         if seen(folder / below, fits) - before:
@@ -247,12 +262,11 @@ def show(line: str) -> None:
 
 def summary(outcome: Outcome) -> str:
     """The outcome as a table in Markdown."""
-    hit = Counter(name.split("/")[0] for kill in outcome.kills for name in kill.jobs)
     waited = Counter(kill.at for kill in outcome.kills)
     rows = [
         ("kills", str(len(outcome.kills))),
         ("they came at", ", ".join(f"{name} {count}" for name, count in waited.most_common())),
-        ("they hit", ", ".join(f"{name} {count}" for name, count in hit.most_common())),
+        ("they hit", ", ".join(f"{name} {count}" for name, count in outcome.kinds().most_common())),
         ("runs to the end", str(outcome.ends)),
         ("seconds undisturbed", f"{outcome.undisturbed:.0f}"),
         ("seconds with kills", f"{outcome.seconds:.0f}"),

@@ -133,7 +133,8 @@ def test_a_fresh_checkout_makes_nothing_anew(copy, tmp_path):
     assert copy.with_checkout(tmp_path / "checkout").plan() == set()
 
 
-# Edits of losses.py that are none of its code: a comment, a docstring, layout.
+LOSSES = "losses/total.py"
+# Edits that are none of its code: a comment, a docstring, layout.
 WORDS = [
     ("\nimport torch\n", "\nimport torch  # the one we know\n"),
     ('"""', '"""Once more: '),
@@ -145,7 +146,7 @@ WORDS = [
 def test_words_in_the_code_make_nothing_anew(finished, tmp_path, code):
     project = finished.with_checkout(tmp_path / "checkout")
     for old, new in WORDS:
-        project.edit("losses.py", old, new)
+        project.edit(LOSSES, old, new)
     done = project.dry_run("--config", f"code={code}")
     assert "Nothing to be done" in done.stdout
     assert "other code" not in done.stdout
@@ -155,7 +156,7 @@ def test_words_in_the_code_make_nothing_anew(finished, tmp_path, code):
 def other_losses(copy, tmp_path) -> Project:
     """A finished project in whose checkout a loss has changed."""
     project = copy.with_checkout(tmp_path / "checkout")
-    project.edit("losses.py", "import torch\n", "import torch\n\nEXTRA = 1\n")
+    project.edit(LOSSES, "import torch\n", "import torch\n\nEXTRA = 1\n")
     return project
 
 
