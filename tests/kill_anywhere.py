@@ -3,8 +3,8 @@
     python -m tests.kill_anywhere --kills 200 --seed 0 --configfile tests/workflow/demo_small.yaml
 
 Kills come at a moment drawn at random, or just after a file has appeared: what a job writes, its rename, Snakemake's
-notes of a job's start and end. One in four waits for a job of a kind that no kill has hit yet: most of the time goes into
-trainings. Everything that the command has started dies at once by SIGKILL. After ten kills the command may come to its
+notes of a job's start and end. One in four waits for a job of a kind that no kill has hit yet: trainings take most of
+the time. Everything that the command has started dies at once by SIGKILL. After ten kills the command may come to its
 end; then what a stage has made, and all that follows from it, is removed for the next ten.
 """
 
@@ -140,16 +140,14 @@ def attempt(project: Project, draw: random.Random, longest: float, hit: set[str]
 
     None if it ended first, Failed if by an error.
     """
-    new = {NEW_KIND: ("results", rf"\w+/logs/(?!({'|'.join(hit)})[/.]).*")}
+    events = EVENTS | {NEW_KIND: ("results", rf"\w+/logs/(?!({'|'.join(hit)})[/.]).*")}
     at = draw.choices(["a moment", draw.choice(list(EVENTS)), NEW_KIND], weights=[3, 3, 2])[0]
-    lives, lag = draw.uniform(0.1, longest), draw.uniform(0, 0.2 if at in new else 0.005)
+    lives, lag = draw.uniform(0.1, longest), draw.uniform(0, 0.2 if at == NEW_KIND else 0.005)
+    patience = math.inf if at == NEW_KIND else PATIENCE
     with tempfile.TemporaryFile() as said, start(project, *FAST, output=said, **settings(project)) as driver:
         began = time.monotonic()
-        if at in new:
-            ended = not appears(project.folder, *new[at], driver, patience=math.inf)
-        else:
-            ended = ended_within(driver, lives)
-        if not ended and at in EVENTS and not appears(project.folder, *EVENTS[at], driver, PATIENCE):
+        ended = at != NEW_KIND and ended_within(driver, lives)
+        if not ended and at in events and not appears(project.folder, *events[at], driver, patience):
             at, ended = "a moment", driver.poll() is not None
         if ended:
             if driver.wait() == 0:

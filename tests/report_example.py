@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import ndimage
 
-from stagepipe import binarise, rle, scores, submission, tables
+from stagepipe import binarise, mean_scores, rle, scores, submission, tables
 from stagepipe.artefacts import Provenance, write_table
 from stagepipe.data import store
 from stagepipe.masks import Sources, fix_threshold
@@ -120,7 +120,7 @@ def build(
         write_table(cases[-1], pa.concat_tables([part.cases for part in scored]))
         write_table(confusions[-1], pa.concat_tables([part.confusion for part in scored]))
     scored_classes = recipe.dataset.scored if len(classes) > 1 else []
-    scores.write_summary(cases, confusions, scored_classes, folder / "scores.csv")
+    mean_scores.write_summary(cases, confusions, scored_classes, folder / "scores.csv")
     # The submission comes last: its maps are the blend's.
     return dataclasses.replace(_finish(folder, recipe, truths, maps, draw, cases), confusions=confusions)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import confusion_matrix
 
-from stagepipe import metrics, scores
+from stagepipe import mean_scores, metrics, scores
 from stagepipe.artefacts import write_table
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import ProbabilityWriter
@@ -161,7 +161,7 @@ def test_the_runs_of_a_stage_and_its_ensemble(tmp_path, monkeypatch):
 
 def test_dataset_iou_is_of_all_pixels_of_a_fold_and_of_all_of_them():
     of = found()
-    frame = scores.summary(of.cases, of.confusion, ["road", "tree"]).set_index(["fold", "metric"])["value"]
+    frame = mean_scores.summary(of.cases, of.confusion, ["road", "tree"]).set_index(["fold", "metric"])["value"]
     # fold 0: road 1/2, tree 1/2; fold 1: road 1, tree 3/4; all: road 2/3, tree 4/6.
     assert frame["0", "dataset_iou"] == pytest.approx(1 / 2)
     assert frame["1", "dataset_iou"] == pytest.approx((1 + 3 / 4) / 2)
@@ -177,7 +177,7 @@ def test_dataset_iou_of_the_table_is_that_of_the_counts(seed):
     masks = dict(zip("abc", random.integers(0, 4, (3, 5, 5)).astype(np.uint8), strict=True))
     names = ["z", "b", "y", "a"]  # not in the order of the alphabet
     of = scores.score("s", "r", FOLDS, masks.items(), truths.__getitem__, names, ["b", "a"], 2, all_empty=False)
-    frame = scores.summary(of.cases, of.confusion, ["b", "a"]).set_index(["fold", "metric"])["value"]
+    frame = mean_scores.summary(of.cases, of.confusion, ["b", "a"]).set_index(["fold", "metric"])["value"]
     counts = np.stack([metrics.intersections(truths[name], masks[name], 4, 2) for name in "abc"])
     assert frame["all", "dataset_iou"] == pytest.approx(metrics.dataset_iou(counts, [1, 3]))
 
@@ -187,12 +187,12 @@ def test_the_summary_of_several_tables_is_one_file(tmp_path):
     for path, table in zip(paths, (of.cases, of.confusion), strict=True):
         write_table(path, table)
     cases, confusions = ([path] for path in paths)
-    scores.write_summary(cases, confusions, CLASSES, tmp_path / "scores.csv")
+    mean_scores.write_summary(cases, confusions, CLASSES, tmp_path / "scores.csv")
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "stage,run,fold,split,metric,value"
     assert [line.split(",")[2:5] for line in lines[1:5]] == [
         ["0", "out_of_fold", metric] for metric in ("dataset_iou", "dice", "iou", "truth_iou")
     ]
     assert len(lines) == 1 + 3 * 4
-    scores.write_summary(cases, confusions, [], tmp_path / "scores.csv")
+    mean_scores.write_summary(cases, confusions, [], tmp_path / "scores.csv")
     assert "dataset_iou" not in (tmp_path / "scores.csv").read_text()

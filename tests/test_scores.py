@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stagepipe import binarise, scores
+from stagepipe import binarise, mean_scores, scores
 from stagepipe.errors import ArtefactError
 from stagepipe.tables import CASES, CONFUSION
 
@@ -53,7 +53,7 @@ def test_all_empty_can_be_left_out():
 
 
 def test_hand_worked_summary():
-    frame = scores.summary(single())
+    frame = mean_scores.summary(single())
     assert list(frame.columns) == ["stage", "run", "fold", "split", "metric", "value"]
     value = frame.set_index(["run", "fold", "metric"])["value"]
     assert value["run", "0", "mean_precision"] == pytest.approx(0.7)
@@ -84,7 +84,7 @@ def test_several_classes_without_ignored_pixels():
     assert empty["iou"] == empty["truth_iou"] == pytest.approx(1 / 9)
     assert empty["dice"] == pytest.approx((2 / 4) / 3)
     assert empty["predicted"] == 0
-    assert set(scores.summary(table)["metric"]) == {"dice", "iou", "truth_iou"}
+    assert set(mean_scores.summary(table)["metric"]) == {"dice", "iou", "truth_iou"}
 
 
 def test_all_empty_is_the_score_of_masks_of_zeros():
@@ -112,4 +112,4 @@ def test_no_prediction_is_an_empty_table():
     of = scores.score("s", "r", {}, [], TRUTHS.__getitem__, ["salt"])
     assert (of.cases.schema, of.confusion.schema) == (CASES, CONFUSION)
     assert of.cases.num_rows == of.confusion.num_rows == 0
-    assert scores.summary(of.cases, of.confusion, ["salt"]).empty
+    assert mean_scores.summary(of.cases, of.confusion, ["salt"]).empty

@@ -1,7 +1,4 @@
-"""How a job starts: its process imports nothing heavy that its work doesn't need, and compiles nothing twice.
-
-pandas is on no list: pyarrow imports it as soon as it turns an array of numpy into one of its own.
-"""
+"""How a job starts: its process imports nothing heavy that its work doesn't need, and compiles nothing twice."""
 
 import ast
 import json
@@ -26,8 +23,9 @@ from stagepipe.recipe.submission_parts import BinarisePart
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
 HEAVY = {
-    "PIL", "albumentations", "cv2", "huggingface_hub", "matplotlib", "pycocotools", "pydicom", "pygments", "scipy",
-    "segmentation_models_pytorch", "skimage", "sklearn", "snakemake", "timm", "torch", "torchvision", "transformers",
+    "PIL", "albumentations", "cv2", "huggingface_hub", "matplotlib", "pandas", "pycocotools", "pydicom", "pygments",
+    "scipy", "segmentation_models_pytorch", "skimage", "sklearn", "snakemake", "timm", "torch", "torchvision",
+    "transformers",
 }  # fmt: skip
 NETWORKS = {"PIL", "cv2", "huggingface_hub", "segmentation_models_pytorch", "timm", "torch", "torchvision"}
 """timm brings the hub of Hugging Face; a network is timm's, torchvision's or that of segmentation_models_pytorch."""
@@ -35,16 +33,16 @@ AUGMENTATION = {"albumentations", "scipy"}
 MAY = {
     "apply_jigsaw": set(),
     "binarise": set(),
-    "collect_scores": set(),
+    "collect_scores": {"pandas"},
     "ensemble": set(),
     "find_mosaics": set(),
     "ingest": {"PIL", "cv2"},
     "predict": NETWORKS,
-    "report": set(),
+    "report": {"pandas"},
     "score": set(),
     "score_jigsaw": set(),
     "search_blend": set(),
-    "select_pseudolabels": set(),
+    "select_pseudolabels": {"pandas"},
     "split_folds": set(),
     "submit": set(),
     "synthesise": {"PIL", "cv2", "pydicom"},
@@ -53,7 +51,7 @@ MAY = {
 """Heavy modules that a script may load: by all of its import statements, and where it compiles by its work too"""
 TILES = {"PIL", "cv2"}
 """what making tiles up takes, which are no films"""
-STRATIFIED = {"scipy", "sklearn"}
+STRATIFIED = {"pandas", "scipy", "sklearn"}
 """what folds of equal shares take"""
 COMPILING = ("predict", "train")
 IMPORT = """

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from pathlib import Path, PurePath
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
@@ -37,7 +36,8 @@ def split(samples: pa.Table, folds: Folds, quarantined: Collection[str] = ()) ->
     if folds.file:
         number[free] = _from_file(folds, ids, free, set(quarantined))
     elif folds.deal:
-        number[free] = _dealt(samples, folds, folds.deal)[ids[free]]
+        dealt = _dealt(samples, folds, folds.deal)
+        number[free] = [dealt[sample_id] for sample_id in ids[free]]
     else:
         number[free] = _by_rule(train.take(free), folds)
     empty = sorted(set(range(folds.count)) - set(number.tolist()))
@@ -67,13 +67,13 @@ def _always_train(train: pa.Table, folds: Folds) -> NDArray[np.bool_]:
     return np.array([value is True for value in column.to_pylist()], bool)
 
 
-def _dealt(samples: pa.Table, folds: Folds, name: str) -> "pd.Series[int]":
+def _dealt(samples: pa.Table, folds: Folds, name: str) -> dict[str, int]:
     """Fold of every sample by id: its rank by the column (equal values by id), modulo the number of folds."""
     values = _column(samples, "folds.deal", name)
     if values.null_count:
         raise RecipeError(f"folds.deal: column {name!r} lacks {values.null_count} values; write a column without gaps")
     ranked = samples.sort_by([(name, "ascending"), ("sample_id", "ascending")])["sample_id"].to_pylist()
-    return pd.Series(np.arange(len(ranked)) % folds.count, index=ranked)
+    return {sample_id: rank % folds.count for rank, sample_id in enumerate(ranked)}
 
 
 def _by_rule(train: pa.Table, folds: Folds) -> Codes:
@@ -113,7 +113,7 @@ def _codes(column: pa.ChunkedArray, bins: int) -> Codes:
     distinct, codes = np.unique([repr(value) for value in column.to_pylist()], return_inverse=True)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) or len(distinct) <= bins:
         return codes.astype(np.int64)
-    values = np.array(pd.to_numeric(column.to_pandas()), np.float64)
+    values = column.cast(pa.float64()).to_numpy()
     edges = np.unique(np.nanquantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
     # A value on an edge falls below it, so that many equal values (empty masks) make a bin of their own; missing ones
     # come last.

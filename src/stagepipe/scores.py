@@ -1,4 +1,4 @@
-"""Scores of out-of-fold predictions, per image and summed up."""
+"""Scores of out-of-fold predictions, a case per image."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -17,7 +16,6 @@ from stagepipe.data.labels import label_reader
 from stagepipe.errors import ArtefactError
 from stagepipe.probabilities import iterate
 from stagepipe.recipe.parts import ScorePart
-from stagepipe.storage import atomic
 from stagepipe.tables import CASES, CONFUSION
 
 Mask = NDArray[np.uint8]
@@ -107,37 +105,6 @@ def _confusion(stage: str, run: str, sums: Mapping[int, Counts], names: Sequence
     return pa.table(columns | {"pixels": np.array(list(sums.values()), np.int64).ravel()}, schema=CONFUSION)
 
 
-def summary(cases: pa.Table, confusion: pa.Table | None = None, scored: Sequence[str] = ()) -> pd.DataFrame:
-    """Mean scores over the images of each fold, and of all folds pooled (fold "all").
-
-    Columns stage, run, fold (string), split, metric, value; metrics that no image of a group has are left out. A table
-    of schema CONFUSION and the names of the `scored` classes add `dataset_iou`, the mean over those classes of the IoU
-    of all images' pixels together.
-    """
-    keys = ["stage", "run", "fold", "split"]
-    long = _pooled(cases).melt(id_vars=keys, value_vars=list(metrics.METRICS), var_name="metric").dropna(subset="value")
-    means = long.groupby([*keys, "metric"], as_index=False)["value"].mean()
-    if confusion is not None and confusion.num_rows:
-        means = pd.concat([means, _dataset_ious(confusion, scored)], ignore_index=True)
-    return means.sort_values([*keys, "metric"], ignore_index=True).astype({"value": float})
-
-
-def _pooled(table: pa.Table) -> pd.DataFrame:
-    """All rows twice: in their fold, as a string, and in the fold "all"."""
-    frame = table.to_pandas()
-    return pd.concat([frame.assign(fold=frame["fold"].astype(str)), frame.assign(fold="all")])
-
-
-def _dataset_ious(confusion: pa.Table, scored: Sequence[str]) -> pd.DataFrame:
-    rows = []
-    for (stage, run, fold), group in _pooled(confusion).groupby(["stage", "run", "fold"]):
-        pixels = group.pivot_table(index="truth", columns="predicted", values="pixels", aggfunc="sum")
-        counts = metrics.confusion_counts(pixels.to_numpy(np.int64))
-        value = metrics.dataset_iou(counts[None], pixels.index.get_indexer(list(scored)))
-        rows.append((stage, run, fold, SPLIT, "dataset_iou", value))
-    return pd.DataFrame(rows, columns=["stage", "run", "fold", "split", "metric", "value"])
-
-
 def stage_scores(part: ScorePart, samples: Path, pixels: Path, folds: Path, tables: Sequence[Path]) -> Scored:
     """Score every run of a stage and its ensemble out of fold.
 
@@ -173,14 +140,3 @@ def folds_by_id(folds: Path) -> dict[str, int]:
     """Fold of every labelled sample."""
     table = read_table(folds)
     return dict(zip(table["sample_id"].to_pylist(), table["fold"].to_pylist(), strict=True))
-
-
-def write_summary(cases: Sequence[Path], confusions: Sequence[Path], scored: Sequence[str], path: Path) -> None:
-    """Write the means of several tables of cases, each with its confusions, as one CSV file (see `summary`).
-
-    `scored`: names of the classes that `dataset_iou` is the mean of; none: it is left out.
-    """
-    pairs = zip(cases, confusions, strict=True)
-    means = [summary(read_table(table), read_table(pixels) if scored else None, scored) for table, pixels in pairs]
-    with atomic(path) as temporary:
-        pd.concat(means, ignore_index=True).to_csv(temporary, index=False, lineterminator="\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from stagepipe import launch, storage
@@ -82,6 +83,7 @@ def start(description: str, kind: type[Part], inputs: list[str], outputs: list[s
         parser.add_argument(f"--{name}", nargs="*", type=Path, default=[], metavar="FILE")
     arguments = parser.parse_args()
     _log_to(arguments.log)
+    _spare_pandas()
     # OpenMP reads this when it loads, which is after this module: scripts import torch only below `start`.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     part = _parsed(kind, arguments.part, "--part")
@@ -118,6 +120,26 @@ def end() -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)
+
+
+class _NoPandas:
+    """A finder of modules to whom pandas is not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'", name=name)
+
+
+def _spare_pandas() -> None:
+    """Let pyarrow make its arrays without pandas, the import of which is half of a short job.
+
+    Before its first array it looks, once, whether pandas is there, and by that imports it. Whoever uses pandas by name,
+    `to_pandas` too, gets it as ever.
+    """
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    pa.array([])
+    sys.meta_path.remove(finder)
 
 
 def _work_alone(work: Job, outputs: list[Path]) -> None:

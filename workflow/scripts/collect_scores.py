@@ -6,7 +6,7 @@ from stagepipe.recipe.parts import CollectPart
 
 def main() -> None:
     work = script.start(__doc__, CollectPart, inputs=["cases", "confusions"], outputs=["scores"])
-    from stagepipe.scores import write_summary
+    from stagepipe.mean_scores import write_summary
 
     write_summary(work.paths["cases"], work.paths["confusions"], work.part.scored, work.path("scores"))
 
