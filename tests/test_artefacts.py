@@ -47,6 +47,19 @@ def test_weights_round_trip_by_member(weights):
     assert load_weights(weights, "last")["n"] == 3
 
 
+def test_weights_that_members_share_are_written_once(tmp_path):
+    one, other = ({"w": torch.full((1000,), value)} for value in (1.0, 2.0))
+    save_weights(tmp_path / "shared.safetensors", {"0": one, "1": other, "last": other}, Provenance(part="q"))
+    save_weights(tmp_path / "two.safetensors", {"0": one, "1": other})
+    sizes = [(tmp_path / name).stat().st_size for name in ("shared.safetensors", "two.safetensors")]
+    assert sizes[0] - sizes[1] < 100
+    for member, weights in {"0": one, "1": other, "last": other}.items():
+        assert load_weights(tmp_path / "shared.safetensors", member).keys() == {"w"}
+        assert torch.equal(load_weights(tmp_path / "shared.safetensors", member)["w"], weights["w"])
+    with pytest.raises(ArtefactError, match=r"holds no member '2', only \['0', '1', 'last'\]"):
+        load_weights(tmp_path / "shared.safetensors", "2")
+
+
 def test_provenance_is_read_back(table, weights):
     assert metadata(table)["part"] == "p" and metadata(table)["seed"] == 7
     assert metadata(weights)["part"] == "q"

@@ -208,10 +208,13 @@ def test_members_are_the_epochs_that_the_recipe_selects(select, expected, data, 
     part = tiny.part(epochs=2, cycles=3, select=select)
     trainer = tiny.trainer(tmp_path, data, part)
     tiny.pretended(monkeypatch, trainer, [0.1, 0.8, 0.2, 0.7, 0.8, 0.7])
-    trainer.run()
+    members = trainer.run()
     assert trainer.progress.members(part.phase) == expected
     kept = sorted(path.name for path in tmp_path.glob("epoch_*"))
     assert kept == [f"epoch_{epoch:05d}.safetensors" for epoch in sorted({*expected, 5})]
+    assert [*members] == [*map(str, range(len(expected))), "last"]
+    # Weights that are a member's and the last epoch's are written once.
+    assert len({id(weights) for weights in members.values()}) == len({*expected, 5})
 
 
 def test_the_first_member_has_the_best_score(data, tmp_path):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -117,10 +117,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _described(provenance: Provenance) -> dict[str, str]:
+def _described(provenance: Provenance, same: Mapping[str, str] | None = None) -> dict[str, str]:
     # One entry: safetensors writes several in an order of chance, and the same content must give the same bytes.
-    checksum = {"checksum": MARK.decode() + "0" * 64}
-    return {"stagepipe": json.dumps(asdict(provenance) | {"versions": _versions()} | checksum, sort_keys=True)}
+    more = {"versions": _versions(), "checksum": MARK.decode() + "0" * 64} | ({"same": dict(same)} if same else {})
+    return {"stagepipe": json.dumps(asdict(provenance) | more, sort_keys=True)}
 
 
 def metadata(path: Path | str) -> dict[str, Any]:
@@ -220,16 +220,23 @@ def _open_table(path: Path | str, columns: Sequence[str] | None) -> pq.ParquetFi
 def save_weights(
     path: Path | str, members: dict[str, dict[str, "Tensor"]], provenance: Provenance | None = None
 ) -> None:
-    """Write named sets of weights to one safetensors file, tensors named `<member>/<parameter>`."""
+    """Write named sets of weights to one safetensors file, tensors named `<member>/<parameter>`.
+
+    A set that several members share, one and the same object, is written once.
+    """
     from safetensors.torch import save_file
 
+    written: dict[int, str] = {}
+    for member, weights in members.items():
+        written.setdefault(id(weights), member)
+    same = {member: written[id(weights)] for member, weights in members.items() if written[id(weights)] != member}
     tensors = {
         f"{member}/{name}": tensor.detach().cpu().contiguous().clone()
-        for member, weights in members.items()
-        for name, tensor in weights.items()
+        for member in written.values()
+        for name, tensor in members[member].items()
     }
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=_described(provenance or Provenance()))
+        save_file(tensors, temporary, metadata=_described(provenance or Provenance(), same))
         _seal(temporary)
 
 
@@ -238,18 +245,20 @@ def load_weights(path: Path | str, member: str) -> dict[str, "Tensor"]:
     from safetensors import SafetensorError, safe_open
 
     verify(path)
+    same = metadata(path).get("same", {})
+    written = same.get(member, member)
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             weights = {
-                name.removeprefix(f"{member}/"): file.get_tensor(name)
+                name.removeprefix(f"{written}/"): file.get_tensor(name)
                 for name in names
-                if name.startswith(f"{member}/")
+                if name.startswith(f"{written}/")
             }
     except SafetensorError as error:
         raise ArtefactError(f"{path}: is no safetensors file ({error}); delete it and run again") from error
     if not weights:
-        held = sorted({name.split("/")[0] for name in names})
+        held = sorted({*same, *(name.split("/")[0] for name in names)})
         raise ArtefactError(f"{path}: holds no member {member!r}, only {held}; delete it and run again")
     return weights
 

@@ -93,7 +93,9 @@ def _training(
     elif figures:
         seconds = figures.start.train + flops / (figures.train_tflops * 1e12)
     weights, states = cost.parameters * FLOAT, networks.optimizer_states(phase)
-    members = phase.member_count
+    ends = phase.select.end_of_cycle
+    # The last epoch is written for itself where it may not be a member.
+    written = phase.member_count + (ends is None or ends.skip + phase.member_count < phase.cycles)
     activations = phase.batch * cost.saved * (0.5 if figures and figures.bf16 else 1.0)
     gpu, host = _memory(weights * (2 + states) + activations, weights * (1 + states), figures, own)
     return Estimate(
@@ -103,9 +105,9 @@ def _training(
         flops=flops,
         seconds=seconds,
         measured=own is not None,
-        kept=weights * (members + 1),
+        kept=weights * written,
         # Where training goes on from, and the epochs that are or may become members.
-        scratch=weights * (1 + states + members + 1),
+        scratch=weights * (1 + states + written),
         gpu_memory=gpu,
         host_memory=host,
     )

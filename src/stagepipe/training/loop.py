@@ -261,13 +261,11 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------------------- members
 
     def _members(self, stop: StopSignal) -> dict[str, Weights]:
-        epochs, top = self.progress.members(self.phase), self.phase.select.top
-        if top and top.average == "weights":
-            chosen = [self._averaged(epochs, stop)]
-        else:
-            chosen = [self.state.load_epoch(epoch) for epoch in epochs]
-        members = {str(index): weights for index, weights in enumerate(chosen)}
-        return members | {"last": self.state.load_epoch(self.progress.last_epoch)}
+        epochs, last = self.progress.members(self.phase), self.progress.last_epoch
+        if self.phase.select.top and self.phase.select.top.average == "weights":
+            return {"0": self._averaged(epochs, stop), "last": self.state.load_epoch(last)}
+        weights = {epoch: self.state.load_epoch(epoch) for epoch in {*epochs, last}}
+        return {str(index): weights[epoch] for index, epoch in enumerate(epochs)} | {"last": weights[last]}
 
     def _averaged(self, epochs: list[int], stop: StopSignal) -> Weights:
         """Mean of the weights of several epochs, the best first, with statistics of that one's training batches."""
