@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from recipe_example import at, changed, recipe, tree
 
@@ -89,7 +92,11 @@ def test_a_fault_is_named_with_its_key(key, values, message):
         assert any(message in line for line in faults(data)), faults(data)
 
 
-@pytest.mark.parametrize("name", ["all", "raw", "data", "logs", "submission", "scores", "ingest", "blend", "predict"])
+WORKFLOW = Path(__file__).resolve().parents[1] / "workflow" / "rules"
+RULES = [name for path in WORKFLOW.glob("*.smk") for name in re.findall(r"(?m)^ *rule (\w+):", path.read_text())]
+
+
+@pytest.mark.parametrize("name", ["all", "scores", "lock", "run", "raw", "data", "logs", "submission", *sorted(RULES)])
 def test_reserved_names_of_stages(name):
     assert f"stages.{name}: the workflow itself uses this name; write another, for example stage_{name}" in faults(
         changed("stages.stage2", name=name)

@@ -7,6 +7,7 @@ import pytest
 from project import FAST, PLAIN
 
 from stagepipe.artefacts import read_table, verify
+from stagepipe.recipe.check import RESERVED
 
 
 def test_every_promised_file_is_there_and_whole(finished):
@@ -29,6 +30,11 @@ def test_submission_has_a_row_per_test_image(finished):
 def test_nothing_is_written_outside_results(finished):
     assert {path.name for path in finished.folder.iterdir()} == {"results", ".snakemake"}
     assert not [path for path in finished.checkout.rglob("*") if path.name in ("results", ".snakemake")]
+
+
+def test_no_stage_may_take_the_name_of_anything_beside_the_stages(finished):
+    beside = {path.name for path in finished.results.iterdir()} - {"stage1", "stage2", "stage3"}
+    assert {name.removesuffix(".csv").removesuffix(".html") for name in beside} <= RESERVED
 
 
 def test_second_run_has_nothing_to_do(finished):

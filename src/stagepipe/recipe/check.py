@@ -24,12 +24,12 @@ from stagepipe.recipe.model import (
 from stagepipe.recipe.parts import uses_pseudolabels
 
 RESERVED = {
-    "all", "raw", "data", "logs", "state", "code", "benchmarks", "submission", "report", "scores",
+    "all", "raw", "data", "logs", "state", "code", "benchmarks", "submission", "report", "scores", "lock", "run",
     "synthesise", "ingest", "split_folds", "train", "predict", "ensemble", "score", "select_pseudolabels",
-    "blend", "binarise", "submit", "collect_scores", "find_mosaics", "apply_jigsaw", "score_jigsaw",
+    "blend", "blend_emptiness", "binarise", "submit", "collect_scores", "find_mosaics", "apply_jigsaw", "score_jigsaw",
     "search_blend",
 }  # fmt: skip
-"""Names of targets, rules and folders of the results: no stage may take them."""
+"""Names of targets, rules, and of files and folders of the results: no stage may take them."""
 SEVERAL_CLASSES = ("folder", "street", "synthetic_street")
 """formats whose masks may have several classes"""
 MOST_BLENDS = 10_000_000
