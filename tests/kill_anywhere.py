@@ -4,8 +4,8 @@
 
 Kills come at a moment drawn at random, or just after a file has appeared: what a job writes, its rename, Snakemake's
 notes of a job's start and end. One in four waits for a job of a kind that no kill has hit yet: trainings take most of
-the time. Everything that the command has started dies at once by SIGKILL. After ten kills the command may come to its
-end; then what a stage has made, and all that follows from it, is removed for the next ten.
+the time. Everything that the command has started dies at once by SIGKILL. After six kills the command may come to its
+end; then what a stage has made, and all that follows from it, is removed for the next six.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from stagepipe.artefacts import read_table
 from tests.workflow.processes import kill_tree, start
 from tests.workflow.project import CHECKOUT, FAST, Project, copy_checkout
 
-SERIES = 10
+SERIES = 6
 """Kills before the command may come to its end"""
 LONGEST = 0.2
 """How long an attempt lives at most, of what the whole takes: some don't reach their first job, some end several"""
@@ -143,11 +143,12 @@ def attempt(project: Project, draw: random.Random, longest: float, hit: set[str]
     events = EVENTS | {NEW_KIND: ("results", rf"\w+/logs/(?!({'|'.join(hit)})[/.]).*")}
     at = draw.choices(["a moment", draw.choice(list(EVENTS)), NEW_KIND], weights=[3, 3, 2])[0]
     lives, lag = draw.uniform(0.1, longest), draw.uniform(0, 0.2 if at == NEW_KIND else 0.005)
-    patience = math.inf if at == NEW_KIND else PATIENCE
+    # A job takes longer than a file.
+    patience, pause = (math.inf, 0.02) if at == NEW_KIND else (PATIENCE, 0.001)
     with tempfile.TemporaryFile() as said, start(project, *FAST, output=said, **settings(project)) as driver:
         began = time.monotonic()
         ended = at != NEW_KIND and ended_within(driver, lives)
-        if not ended and at in events and not appears(project.folder, *events[at], driver, patience):
+        if not ended and at in events and not appears(project.folder, *events[at], driver, patience, pause):
             at, ended = "a moment", driver.poll() is not None
         if ended:
             if driver.wait() == 0:
@@ -169,14 +170,17 @@ def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def appears(folder: Path, below: str, pattern: str, process: subprocess.Popen[bytes], patience: float) -> bool:
-    """Wait until a path that fits appears or changes; False if none does in `patience` seconds or the process ends."""
+def appears(
+    folder: Path, below: str, pattern: str, process: subprocess.Popen[bytes], patience: float, pause: float
+) -> bool:
+    """Wait until a path that fits appears or changes, looking every `pause` seconds; False if none does in `patience`
+    seconds or the process ends."""
     fits, until = re.compile(pattern), time.monotonic() + patience
     before = seen(folder / below, fits)
     while process.poll() is None and time.monotonic() < until:
         if seen(folder / below, fits) - before:
             return True
-        time.sleep(0.001)
+        time.sleep(pause)
     return False
 
 
