@@ -93,6 +93,12 @@ def test_any_strata_give_even_folds(data, count, size, bins):
     assert max(sizes.values()) - min(sizes.values()) <= 1
 
 
+def test_numbers_too_large_for_a_float_are_strata_like_others():
+    number = [2**60 + 1 + 2**20 * index for index in range(200)]
+    large = folds.split(samples(200, number=number), Folds(stratify=["number"], bins=4))
+    assert large.equals(folds.split(samples(200, number=list(range(200))), Folds(stratify=["number"], bins=4)))
+
+
 @pytest.mark.parametrize("stratify", [[], ["depth"]])
 def test_groups_stay_together(stratify):
     group = [None if i < 3 else f"mosaic{i // 4}" for i in range(200)]

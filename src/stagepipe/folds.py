@@ -113,7 +113,7 @@ def _codes(column: pa.ChunkedArray, bins: int) -> Codes:
     distinct, codes = np.unique([repr(value) for value in column.to_pylist()], return_inverse=True)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) or len(distinct) <= bins:
         return codes.astype(np.int64)
-    values = column.cast(pa.float64()).to_numpy()
+    values = column.cast(pa.float64(), safe=False).to_numpy()
     edges = np.unique(np.nanquantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
     # A value on an edge falls below it, so that many equal values (empty masks) make a bin of their own; missing ones
     # come last.
