@@ -49,6 +49,8 @@ rule report:
         html="<results>/report.html",
     log:
         "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
     conda:
         "../envs/stagepipe.yaml"
     resources:

@@ -16,6 +16,8 @@ def main() -> None:
 
     recipe = work.part.recipe
     html = work.path("html")
+    # Its own record is that of the report before.
+    benchmarks = [path for path in sorted(work.path("benchmarks").rglob("*.tsv")) if path.name != "report.tsv"]
     inputs = report.ReportInputs(
         name=recipe.name,
         recipe=recipe,
@@ -33,7 +35,7 @@ def main() -> None:
         blend_out_of_fold=work.path("out-of-fold"),
         blend_test=work.path("test"),
         submission=work.path("submission"),
-        benchmarks=sorted(work.path("benchmarks").rglob("*.tsv")),
+        benchmarks=benchmarks,
         blend=work.optional("shares"),
         emptiness=work.paths["emptiness"],
         mosaics=work.optional("mosaics"),

@@ -31,8 +31,7 @@ class Took:
 def took(recipe: Recipe, jobs: Iterable[Job], folder: Path = Path()) -> dict[Place, Took]:
     """What is recorded below `folder`/results/<name>, by stage and rule; empty before a run.
 
-    A job that was stopped and went on has a record of its last part alone; the report, which shows the records, has
-    none.
+    A job that was stopped and went on has a record of its last part alone.
     """
     results = folder / "results" / recipe.name
     stages = [stage.name for stage in recipe.stages]
