@@ -245,11 +245,10 @@ def load_weights(path: Path | str, member: str) -> dict[str, "Tensor"]:
     from safetensors import SafetensorError, safe_open
 
     verify(path)
-    same = metadata(path).get("same", {})
-    written = same.get(member, member)
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
+            names, same = list(file.keys()), metadata(path).get("same", {})
+            written = same.get(member, member)
             weights = {
                 name.removeprefix(f"{written}/"): file.get_tensor(name)
                 for name in names
