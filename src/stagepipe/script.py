@@ -131,7 +131,7 @@ class _NoPandas:
 
 
 def _spare_pandas() -> None:
-    """Let pyarrow make its arrays without pandas, the import of which is half of a short job.
+    """Let pyarrow make its arrays without pandas, the import of which is two fifths of a short job.
 
     Before its first array it looks, once, whether pandas is there, and by that imports it. Whoever uses pandas by name,
     `to_pandas` too, gets it as ever.
