@@ -4,8 +4,8 @@
 
 Kills come at a moment drawn at random, or just after a file has appeared: what a job writes, its rename, Snakemake's
 notes of a job's start and end. One in four waits for a job of a kind that no kill has hit yet: trainings take most of
-the time. Everything that the command has started dies at once by SIGKILL. After six kills the command may come to its
-end; then what a stage has made, and all that follows from it, is removed for the next six.
+the time. Everything that the command has started dies at once by SIGKILL. After ten kills the command may come to its
+end; then what a stage has made, and all that follows from it, is removed for the next ten.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from stagepipe.artefacts import read_table
 from tests.workflow.processes import kill_tree, start
 from tests.workflow.project import CHECKOUT, FAST, Project, copy_checkout
 
-SERIES = 6
+SERIES = 10
 """Kills before the command may come to its end"""
 LONGEST = 0.2
 """How long an attempt lives at most, of what the whole takes: some don't reach their first job, some end several"""

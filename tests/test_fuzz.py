@@ -29,7 +29,7 @@ from stagepipe.recipe.model import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted([*(ROOT / "config/recipes").glob("*.yaml"), ROOT / "config/config.yaml"])
 TREES = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in RECIPES}
-FACTOR = 6
+FACTOR = 12
 """how many times as many examples the slow tests draw"""
 
 
